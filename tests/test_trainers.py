@@ -357,8 +357,9 @@ def test_texts_choose_their_targets_among_those_of_the_batch(altclip, miniature,
 
     Their targets differ, as those of a replayed language do from the teacher's.
     """
-    captions = [{"en": text, "zh": f"{text} 钥匙"} for text in ("key", "apple", "key", "dog")]
-    targets = [[1.0, 0.0] * 64, [0.0, 1.0] * 64, [1.0, 0.3] * 64, [1.0, 1.0] * 64]
+    pairs = [("key", "钥匙"), ("apple", "苹果"), ("key", "鍵"), ("dog", "狗")]
+    captions = [{"en": english, "zh": chinese} for english, chinese in pairs]
+    targets = [[1.0, 0.0] * 64, [0.0, 1.0] * 64, [-1.0, 0.3] * 64, [1.0, 1.0] * 64]
     rows = Dataset.from_dict({"captions": captions, "target": targets})
     examples = CaptionExamples(rows, ["en", "zh"], "target")
     args = stage1(objective="contrastive", contrast_scale=10.0, per_device_train_batch_size=8)
