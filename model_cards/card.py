@@ -22,10 +22,12 @@ from .stages import Lineage
 
 _SHOWN = 100  # characters of a name in a message
 _TEMPLATE = Path(__file__).parent / "template.md"
-_TASK_TYPES = {
-    "retrieval": "image-text-retrieval",
-    "mixed_pool": "image-text-retrieval",
-    "zero_shot": "zero-shot-image-classification",
+# A task of the Hub, and how a page names what was done. The Hub has no task of retrieval of images by texts:
+# they are compared by their features.
+_TASKS = {
+    "retrieval": ("image-feature-extraction", "Image-text retrieval"),
+    "mixed_pool": ("image-feature-extraction", "Image-text retrieval"),
+    "zero_shot": ("zero-shot-image-classification", "Zero-shot image classification"),
 }
 
 
@@ -76,8 +78,10 @@ def _as_entry(section: Section, result: Result) -> EvalResult:
         # The model-index has no field of its own for intervals.
         metric_args = {"confidence_interval_95": [round(bound, 4) for bound in interval]}
 
+    task_type, task_name = _TASKS[result.kind]
     return EvalResult(
-        task_type=_TASK_TYPES[result.kind],
+        task_type=task_type,
+        task_name=task_name,
         dataset_type=public_path(result.dataset),
         dataset_name=result.task,
         dataset_config=result.language,

@@ -483,7 +483,7 @@ def test_a_card_says_what_the_share_is(tmp_path):
     assert "50 % is no preference" in card.text
     (entry, *_) = card.data.eval_results
     assert entry.metric_type == "image_to_text_preference"
-    assert entry.task_type == "image-text-retrieval"
+    assert (entry.task_type, entry.task_name) == ("image-feature-extraction", "Image-text retrieval")
 
 
 def test_a_result_of_another_pool_is_kept(tmp_path):
