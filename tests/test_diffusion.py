@@ -8,11 +8,18 @@ import json
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from PIL import Image
 from safetensors.torch import load_file
 from transformers import AltCLIPTextModel as NativeTextModel
 
-from modeling_altclip import AltCLIPModel, AltCLIPTextModel
+from benchmarks.clip_scores import clip_scores
+from common.errors import InputError
+from common.models.loading import load_model
+from modeling_altclip import AltCLIPModel, AltCLIPTextModel, embed_images, embed_texts
+from training.arguments import DiffusionArguments
+from training.diffusion_scores import PromptScorer
 from training.miniature.scenes import read_concepts
 
 from .conftest import ROOT
@@ -170,8 +177,16 @@ def test_only_keys_and_values_learn(altclip, processor, miniature, run_python, t
     command += ["--dataset", miniature / "dataset", "--languages", "en", "zh", "th"]
     command += ["--output_dir", tmp_path / "altdiffusion", "--save_strategy", "no"]
     command += ["--max_steps", "10", "--warmup_steps", "0", "--bf16", "false", "--use_cpu", "true"]
+    command += ["--clip_model_name_or_path", tmp_path / "altclip"]
+    command += ["--clip_captions", "2", "--clip_steps", "2", "--learning_rate", "0.1"]
     process = run_python(*command)
     assert process.returncode == 0, process.stderr
+    scores = json.loads((tmp_path / "altdiffusion/clip_scores.json").read_text())
+    assert list(scores) == ["before", "after"]
+    assert list(scores["before"]) == list(scores["after"]) == ["en", "zh", "th"]
+    assert scores["before"] != scores["after"]
+    said = " ".join(process.stdout.split())
+    assert f"| zh | {scores['before']['zh']:.1f} | {scores['after']['zh']:.1f} |" in said
     assert "Saved the pipeline to" in process.stdout.splitlines()[-1]
 
     # attn2 is cross-attention, from image to text.
@@ -189,3 +204,49 @@ def test_only_keys_and_values_learn(altclip, processor, miniature, run_python, t
     pipeline = StableDiffusionPipeline.from_pretrained(tmp_path / "altdiffusion")
     pipeline.set_progress_bar_config(disable=True)
     assert np.isfinite(draw(pipeline, "狗脸")).all()
+
+
+def test_scores_are_of_the_same_noise_and_of_english(altclip_folder, tmp_path):
+    captions = [
+        {"en": ["key", "other"], "zh": ["钥匙"]},
+        {"en": ["dog"], "zh": [" "]},
+        {"en": ["cat"], "zh": ["猫"]},
+    ]
+    arguments = DiffusionArguments(
+        model_name_or_path="a",
+        diffusion_name_or_path="d",
+        dataset="d",
+        output_dir=str(tmp_path),
+        clip_model_name_or_path=str(altclip_folder),
+        clip_captions=2,
+        use_cpu=True,
+    )
+    rows = Dataset.from_list([{"captions": of_row} for of_row in captions])
+    scorer = PromptScorer(arguments, rows, ["en", "zh"])
+    drawn = []
+
+    def draw(prompt, noise):
+        drawn.append((prompt, noise.initial_seed()))
+        pixels = torch.rand(32, 32, 3, generator=noise)
+        return Image.fromarray((255 * pixels).byte().numpy())
+
+    scores = scorer.measure(draw)
+    seed = arguments.seed
+    assert drawn == [("key", seed), ("cat", seed + 1), ("钥匙", seed), ("猫", seed + 1)]
+    assert scores["en"] == scores["zh"]  # equal pictures, and both against English
+
+    model, processor = load_model(str(altclip_folder))
+    pictures = [draw("", torch.Generator().manual_seed(seed + number)) for number in range(2)]
+    expected = clip_scores(model, processor, pictures, ["key", "cat"]).mean().item()
+    assert scores["en"] == pytest.approx(expected, abs=1e-3)
+    images = embed_images(model, processor, pictures)
+    texts = embed_texts(model, processor, ["key", "cat"])
+    assert expected == pytest.approx(100 * (images @ texts.T).diag().mean().item(), abs=1e-3)
+    with pytest.raises(ValueError, match="2 pictures and 1 texts"):
+        clip_scores(model, processor, pictures, ["key"])
+
+    arguments.clip_captions = 3
+    with pytest.raises(
+        InputError, match="clip_captions is 3, and of the first 3 rows 2 have captions in all"
+    ):
+        PromptScorer(arguments, rows, ["en", "zh"])

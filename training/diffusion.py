@@ -4,9 +4,11 @@ The UNet's cross-attention reads the text tower's embeddings of all 77 tokens. O
 the autoencoder, the text tower and the rest of the UNet stay frozen.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from PIL import Image
 from torch import nn
 from torch.nn.functional import mse_loss
 from transformers import PreTrainedTokenizerBase
@@ -128,6 +130,22 @@ def load_pipeline(
             "take an AltCLIP whose teacher is the text encoder of that Stable Diffusion"
         )
     return pipeline
+
+
+def draw_with(
+    pipeline: StableDiffusionPipeline, n_steps: int
+) -> Callable[[str, torch.Generator], Image.Image]:
+    """Return a function that draws a picture of a prompt in `n_steps` steps, from a generator's noise."""
+
+    def draw(prompt: str, noise: torch.Generator) -> Image.Image:
+        is_training = pipeline.unet.training
+        pipeline.to(pipeline.unet.device).set_progress_bar_config(disable=True)
+        pipeline.unet.eval()
+        picture = pipeline(prompt, num_inference_steps=n_steps, generator=noise).images[0]
+        pipeline.unet.train(is_training)
+        return picture
+
+    return draw
 
 
 def _keys_and_values_alone(unet: nn.Module) -> nn.Module:

@@ -5,9 +5,11 @@ accelerate launch --quiet training/run_diffusion.py training/recipes/altdiffusio
 Only keys and values of its cross-attention learn. Needs the extra `diffusion`.
 """
 
+import json
 from pathlib import Path
 
 from common.errors import InputError
+from common.files.whole_files import write_text
 from common.languages import check_languages
 from common.models.kinds import load_tokenizer, readable
 from common.output import bytes_of_weights
@@ -21,13 +23,14 @@ from training.data.captions import decoded
 from training.data.examples import CaptionExamples
 from training.data.loading import load_image_rows
 from training.data.sources.origin import find_origins
+from training.diffusion_scores import PromptScorer, describe_scores
 from training.lifecycle import begin, cut_length, finish, train
 from training.output_folder import record_sources, saving
 
 
 def main(arguments: DiffusionArguments) -> None:
     # Imported here, so that --help works without the extra.
-    from training.diffusion import DiffusionCollator, DiffusionTrainer, load_pipeline
+    from training.diffusion import DiffusionCollator, DiffusionTrainer, draw_with, load_pipeline
 
     begin(arguments)
     with readable("model_name_or_path", arguments.model_name_or_path):
@@ -55,7 +58,16 @@ def main(arguments: DiffusionArguments) -> None:
     size = pipeline.unet.config.sample_size * pipeline.vae_scale_factor
     collator = DiffusionCollator(tokenizer, size, tokenizer.model_max_length)
     trainer = DiffusionTrainer(pipeline, args=arguments, train_dataset=examples, data_collator=collator)
+    scorer = None
+    if arguments.clip_model_name_or_path is not None and trainer.is_world_process_zero():
+        scorer = PromptScorer(arguments, rows, languages)
+        before = scorer.measure(draw_with(pipeline, scorer.n_steps))
     train(trainer, arguments)
+    if scorer is not None:
+        after = scorer.measure(draw_with(pipeline, scorer.n_steps))
+        scores = json.dumps({"before": before, "after": after}, indent=1) + "\n"
+        write_text(Path(arguments.output_dir, "clip_scores.json"), scores)
+        print(describe_scores(before, after))
     if trainer.is_world_process_zero():
         models = [pipeline.text_encoder, pipeline.unet, pipeline.vae]
         with saving("the pipeline", Path(arguments.output_dir), sum(map(bytes_of_weights, models))):

@@ -1,8 +1,7 @@
 """`altclip draw`: one prompt in many languages through a diffusion pipeline, as one picture of all.
 
 Every language begins with the same noise, so that pictures of one column differ by the prompts' embeddings
-alone. Their CLIP score is 100 times the cosine of a picture and the English prompt, as torchmetrics computes
-it (Hessel et al. 2021, arXiv 2104.08718), by a model that is given.
+alone.
 """
 
 import json
@@ -17,6 +16,7 @@ from accelerate import PartialState
 from PIL import Image
 from tqdm.auto import tqdm
 
+from benchmarks.clip_scores import clip_scores
 from benchmarks.results import format_table
 from common.errors import InputError
 from common.extras import of_extra
@@ -27,7 +27,6 @@ from common.output import check_new_output_dir
 from common.paths import check_folder
 from model_cards.folder import whole_folder
 from model_cards.paths import public_path
-from modeling_altclip import embed_images, embed_texts
 from modeling_altclip.checksums_altclip import check_files
 
 from .grid import draw_grid
@@ -146,11 +145,10 @@ def _score(pictures: dict[str, list[Image.Image]], english: str, name: str) -> d
     """Return the CLIP score of each picture by language."""
     model, processor = load_model(name, argument="clip_model_name_or_path")
     model.to(PartialState().device)
-    text = embed_texts(model, processor, [english])[0]
     scores = {}
     for language, of_language in pictures.items():
-        cosines = embed_images(model, processor, of_language) @ text
-        scores[language] = (100 * cosines).tolist()
+        texts = [english] * len(of_language)
+        scores[language] = clip_scores(model, processor, of_language, texts).tolist()
     return scores
 
 
