@@ -32,7 +32,7 @@ from ..experiment import MADE_BY, make_once, run_once
 from .dictionary import BY_DICTIONARY, FOUND, IN_FOLDERS, build_dictionaries, count_pairs, write_baselines
 
 TEACHER = "teacher"
-ENGLISH_TEACHER = "english_teacher"
+_ENGLISH_TEACHER = "english_teacher"
 LINEAR_HEAD = "linear_head"
 TEXT = "text.json"  # how much text stage 1 has
 
@@ -164,7 +164,7 @@ def align(arguments: PhotographsArguments) -> None:
     """Make the teachers and the student's linear head in closed form, once."""
     _align_teacher(TEACHER, arguments.teacher, arguments)
     if arguments.full and arguments.english_teacher is not None:
-        _align_teacher(ENGLISH_TEACHER, arguments.english_teacher, arguments)
+        _align_teacher(_ENGLISH_TEACHER, arguments.english_teacher, arguments)
 
     recipes = [arguments.linear_head, arguments.folder(TEACHER) / MADE_BY]
     folder = arguments.folder(LINEAR_HEAD)
@@ -267,8 +267,8 @@ def evaluate_baselines(arguments: PhotographsArguments) -> None:
     if foreign:
         _retrieve(TEACHER, arguments.dictionary, by_dictionary, arguments, "--languages", *foreign)
     if arguments.full and arguments.english_teacher is not None:
-        _retrieve(ENGLISH_TEACHER, arguments.retrieval, arguments.pictures, arguments, "--languages", "en")
-        _classify(ENGLISH_TEACHER, arguments)
+        _retrieve(_ENGLISH_TEACHER, arguments.retrieval, arguments.pictures, arguments, "--languages", "en")
+        _classify(_ENGLISH_TEACHER, arguments)
 
 
 def evaluate_students(names: Iterable[str], arguments: PhotographsArguments) -> None:
