@@ -36,7 +36,8 @@ photographs: outputs/photographs/cleaned/report.md  ## show the recipe on real p
 photographs-full: outputs/photographs/cleaned/report.md  ## the same with three seeds, curves and ablations; it prints how many hours that takes
 	$(PHOTOGRAPHS) --full
 
-outputs/photographs/cleaned/report.md: $(VENV)/installed
+# The environment has to be there, but a newer one makes nothing anew: cleaning refuses a folder that is full.
+outputs/photographs/cleaned/report.md: | $(VENV)/installed
 	$(PHOTOGRAPHS_PARTS)
 	$(PHOTOGRAPHS_CLEAN)
 

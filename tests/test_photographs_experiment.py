@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import time
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from benchmarks.results import Result, load_results
 from common.errors import InputError
 from common.recipe import parse
 from training import experiment as shared
-from training.experiment import MADE_BY
+from training.experiment import MADE_BY, make_once, seconds_to_make
 from training.photographs import comparison as compared
 from training.photographs import curves
 from training.photographs.comparison import Comparison, compare_models, plot_comparison, save_comparison
@@ -40,6 +41,7 @@ from training.photographs.experiment import (
     align,
     evaluate_baselines,
     evaluate_students,
+    evaluation_record,
     table_trainings,
     train,
     translate_test,
@@ -434,16 +436,32 @@ def test_the_plan_of_full_counts_every_training(arguments, tmp_path):
     assert second == {"data": str(tmp_path / "text/second"), "rows": 4}
     assert trainings["random_40"].flags[-2:] == ["--initialize_projection", "random"]
 
-    # The first one took ten minutes. Of the others eight are whole, two half and seven a quarter as long.
+    # The first one took ten minutes, nine of them in steps. Of the others eight are whole, two half, seven a
+    # quarter as long: 17 starts of a minute, 9 * (8 + 1 + 7 / 4) minutes of steps and 17 evaluations of two.
     assert describe_plan(list(trainings.values()), arguments) == "18 trainings, 18 of them to do."
     first = arguments.folder("stage1-1")
-    first.mkdir()
-    (first / MADE_BY).write_text("")
-    log = {"log_history": [{"step": 80, "train_runtime": 600.0}]}
+    save_record(first, 600.0)
+    log = {"log_history": [{"step": 80, "train_runtime": 540.0}]}
     (first / "trainer_state.json").write_text(json.dumps(log))
+    assert describe_plan(list(trainings.values()), arguments) == "18 trainings, 17 of them to do."
+    save_record(evaluation_record("linear_head", arguments.retrieval, arguments), 120.0)
     assert describe_plan(list(trainings.values()), arguments) == (
-        "18 trainings, 17 of them to do: about 1.8 hours, since the first one took 10.0 minutes."
+        "18 trainings, 17 of them to do: about 2.5 hours with their evaluation, since the first one took "
+        "10.0 minutes and an evaluation 2.0."
     )
+
+
+def save_record(folder, seconds):
+    """Save what `make_once` writes of a folder that it took so long to make."""
+    folder.mkdir(parents=True)
+    (folder / MADE_BY).write_text("")
+    (folder / "made_in_seconds.txt").write_text(f"{seconds}\n")
+
+
+def test_the_time_of_making_is_remembered(tmp_path):
+    assert seconds_to_make(tmp_path / "made") is None
+    make_once(tmp_path / "made", "by this", lambda: time.sleep(0.2))
+    assert seconds_to_make(tmp_path / "made") >= 0.2
 
 
 def test_text_of_unknown_size_has_no_curve(arguments, tmp_path):

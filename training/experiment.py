@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,7 @@ from common.errors import InputError
 from common.files.whole_files import write_text
 
 MADE_BY = "made_by.txt"
+_MADE_IN = "made_in_seconds.txt"
 METRICS = {"retrieval": "mean_recall", "zero_shot": "accuracy@1"}  # by the kind of a task
 
 
@@ -55,9 +57,17 @@ def make_once(folder: Path, made_by: str, make: Callable[[], object]) -> None:
     """
     record = folder / MADE_BY
     if not record.exists() or record.read_text("utf-8") != made_by:
+        start = time.monotonic()
         make()
         folder.mkdir(parents=True, exist_ok=True)
+        write_text(folder / _MADE_IN, f"{time.monotonic() - start:.1f}\n")
         write_text(record, made_by)  # last, so that what is killed is not taken for complete
+
+
+def seconds_to_make(folder: Path) -> float | None:
+    """Return how long `make_once` took to make a folder; None where it has not made it."""
+    record = folder / _MADE_IN
+    return float(record.read_text("utf-8")) if record.exists() else None
 
 
 def mean_and_deviation(values: list[float], digits: int = 1) -> str:
@@ -104,4 +114,5 @@ __all__ = [
     "result_of",
     "run",
     "run_once",
+    "seconds_to_make",
 ]

@@ -28,14 +28,16 @@ from common.models.loading import load_model, save_model
 from model_cards.stages import read_log
 
 from ..data.parallel_text import read_sources
-from ..experiment import MADE_BY, make_once
+from ..experiment import MADE_BY, make_once, seconds_to_make
 from .dictionary import BY_DICTIONARY
 from .experiment import (
+    LINEAR_HEAD,
     TEACHER,
     TEXT,
     PhotographsArguments,
     Training,
     evaluate_retrieval,
+    evaluation_record,
     stage1_arguments,
 )
 from .scores import Column, Results, Score
@@ -169,21 +171,30 @@ def _n_rows(folder: Path, arguments: PhotographsArguments) -> int:
 
 
 def describe_plan(trainings: list[Training], arguments: PhotographsArguments) -> str:
-    """Say how many trainings there are, and how long those that are left will take, by the first one's time.
+    """Say how many trainings there are, and how long those that are left will take.
 
-    A stage 2 is counted like a stage 1.
+    A training is counted like the first one, its steps by their share; a stage 2 like a stage 1. An
+    evaluation is counted like that of the linear head.
     """
     left = [training for training in trainings if not (arguments.folder(training.name) / MADE_BY).exists()]
     sentence = f"{len(trainings)} trainings, {len(left)} of them to do"
-    seconds = _seconds_of(arguments.folder(trainings[0].name))
-    if seconds is None or not left:
+    first = arguments.folder(trainings[0].name)
+    whole = seconds_to_make(first)
+    of_steps = _seconds_of_steps(first)
+    of_evaluation = seconds_to_make(evaluation_record(LINEAR_HEAD, arguments.retrieval, arguments))
+    if not left or None in (whole, of_steps, of_evaluation):
         return f"{sentence}."
-    hours = seconds * sum(training.share for training in left) / 3600
-    return f"{sentence}: about {hours:.1f} hours, since the first one took {seconds / 60:.1f} minutes."
+    seconds = 0.0
+    for training in left:
+        seconds += (whole - of_steps) + training.share * of_steps + of_evaluation
+    return (
+        f"{sentence}: about {seconds / 3600:.1f} hours with their evaluation, since the first one took "
+        f"{whole / 60:.1f} minutes and an evaluation {of_evaluation / 60:.1f}."
+    )
 
 
-def _seconds_of(folder: Path) -> float | None:
-    """Return how long a training took, by its log; None where that has no such entry."""
+def _seconds_of_steps(folder: Path) -> float | None:
+    """Return how long the steps of a training took, by its log; None where that has no such entry."""
     for entry in read_log(str(folder)):
         if "train_runtime" in entry:
             return entry["train_runtime"]

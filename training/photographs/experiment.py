@@ -302,7 +302,7 @@ def _evaluate(  # noqa: PLR0913
     """Evaluate a model on a task, unless it has been; the results lie in `results`."""
     model = arguments.folder(name)
     loaded = load_task(task)
-    record = Path(arguments.output_dir, "evaluated", f"{name}-{loaded.name}")
+    record = evaluation_record(name, task, arguments)
     shared = ["--models", model, "--tasks", task, "--dataset", dataset]
     shared += ["--cache_dir", Path(arguments.output_dir, "cache")]
     shared += ["--output_dir", Path(arguments.output_dir, "results")]
@@ -310,6 +310,11 @@ def _evaluate(  # noqa: PLR0913
     if dataset != arguments.pictures:  # what `translate_test` wrote
         made_from.append(arguments.folder(BY_DICTIONARY) / FOUND)
     run_once(record, made_from, script, *shared, *flags)
+
+
+def evaluation_record(name: str, task: str, arguments: PhotographsArguments) -> Path:
+    """Return the folder that remembers the evaluation of a model on a task."""
+    return Path(arguments.output_dir, "evaluated", f"{name}-{load_task(task).name}")
 
 
 def _read(path: str | Path) -> str:
@@ -326,6 +331,7 @@ __all__ = [
     "evaluate_baselines",
     "evaluate_retrieval",
     "evaluate_students",
+    "evaluation_record",
     "stage1_arguments",
     "table_trainings",
     "train",
