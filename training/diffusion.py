@@ -136,10 +136,10 @@ def draw_with(
     pipeline: StableDiffusionPipeline, n_steps: int
 ) -> Callable[[str, torch.Generator], Image.Image]:
     """Return a function that draws a picture of a prompt in `n_steps` steps, from a generator's noise."""
+    pipeline.to(pipeline.unet.device).set_progress_bar_config(disable=True)
 
     def draw(prompt: str, noise: torch.Generator) -> Image.Image:
         is_training = pipeline.unet.training
-        pipeline.to(pipeline.unet.device).set_progress_bar_config(disable=True)
         pipeline.unet.eval()
         picture = pipeline(prompt, num_inference_steps=n_steps, generator=noise).images[0]
         pipeline.unet.train(is_training)

@@ -16,6 +16,7 @@ from benchmarks.clip_scores import clip_scores
 from benchmarks.results import format_table
 from common.errors import InputError
 from common.models.loading import check_model, load_model
+from modeling_altclip.texts_altclip import is_blank
 
 from .arguments import DiffusionArguments
 
@@ -38,7 +39,6 @@ class PromptScorer:
         self.languages = languages
         self.captions = self._choose(rows, arguments.clip_captions)
         self.seed = arguments.seed
-        self.n_steps = arguments.clip_steps
         self.model, self.processor = load_model(
             arguments.clip_model_name_or_path, argument="clip_model_name_or_path"
         )
@@ -80,9 +80,7 @@ class PromptScorer:
 def _first_text(texts: str | list[str] | None) -> str | None:
     """Return the first of the texts that a row has in a language; None for a blank one, or for none."""
     first = texts[0] if isinstance(texts, list) and texts else texts
-    if not isinstance(first, str) or not first.strip():
-        return None
-    return first
+    return None if not first or is_blank(first) else first
 
 
 def describe_scores(before: dict[str, float], after: dict[str, float]) -> str:

@@ -61,10 +61,10 @@ def main(arguments: DiffusionArguments) -> None:
     scorer = None
     if arguments.clip_model_name_or_path is not None and trainer.is_world_process_zero():
         scorer = PromptScorer(arguments, rows, languages)
-        before = scorer.measure(draw_with(pipeline, scorer.n_steps))
+        before = scorer.measure(draw_with(pipeline, arguments.clip_steps))
     train(trainer, arguments)
     if scorer is not None:
-        after = scorer.measure(draw_with(pipeline, scorer.n_steps))
+        after = scorer.measure(draw_with(pipeline, arguments.clip_steps))
         scores = json.dumps({"before": before, "after": after}, indent=1) + "\n"
         write_text(Path(arguments.output_dir, "clip_scores.json"), scores)
         print(describe_scores(before, after))

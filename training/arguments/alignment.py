@@ -71,7 +71,6 @@ class AlignmentArguments(TeacherLearningArguments):
             "the projection of image_model_name_or_path is fitted."
         },
     )
-
     whiten_texts: bool = field(
         default=False,
         metadata={
