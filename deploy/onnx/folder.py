@@ -19,6 +19,7 @@ from modeling_altclip import AltCLIPModel
 from modeling_altclip.texts_altclip import forget_calls, text_length
 
 from .graphs import EXTERNAL, OPSET, external_files, towers_of, write_graph
+from .joining import join_towers
 from .quantizing import quantize
 from .runtime import RECORD, TOWERS, path_of
 
@@ -108,6 +109,14 @@ def write_towers(folder: Path, model: AltCLIPModel, processor: ProcessorMixin, d
     _tell_of_external_files(folder)
 
 
+def write_joint_graphs(folder: Path, dtypes: Sequence[str], logit_scale: float) -> None:
+    """Write both towers as one graph in each format, `onnx/model.onnx` and so on."""
+    for dtype in dtypes:
+        text_path, vision_path = [path_of(folder, tower, dtype) for tower in TOWERS]
+        join_towers(text_path, vision_path, path_of(folder, "model", dtype), logit_scale)
+    _tell_of_external_files(folder)
+
+
 def remove_towers(folder: Path, dtype: str) -> None:
     """Remove a format, with its files of weights, that was made to derive others from."""
     for tower in TOWERS:
@@ -161,6 +170,7 @@ def _write_json(path: Path, content: dict) -> None:
 __all__ = [
     "begin_record",
     "remove_towers",
+    "write_joint_graphs",
     "write_record",
     "write_settings",
     "write_towers",

@@ -21,6 +21,7 @@ from common.temporary import temporary_path
 from modeling_altclip import AltCLIPModel
 
 _DTYPES = ("fp32", "fp16", "int8", "q8", "q4")
+_LAYOUTS = ("transformers.js", "immich")
 
 
 @dataclass(kw_only=True)
@@ -56,6 +57,20 @@ class ExportArguments:
             "help": "The most points of mean recall that a format may lose in any language against fp32."
         },
     )
+    layout: str = field(
+        default="transformers.js",
+        metadata={
+            "help": "Whose files the folder has: transformers.js, which OnnxAltCLIP reads too, or immich, in "
+            "one number format."
+        },
+    )
+    joint: bool = field(
+        default=False,
+        metadata={
+            "help": "Also write both towers as one graph, onnx/model.onnx, for the pipeline "
+            "zero-shot-image-classification of transformers.js. It doubles the size of the folder."
+        },
+    )
     trust_remote_code: bool = field(
         default=False,
         metadata={
@@ -77,6 +92,19 @@ class ExportArguments:
                 f"languages is {' '.join(self.languages)}, which the gate alone reads: give a "
                 "validation_dataset too"
             )
+        self._check_layout()
+
+    def _check_layout(self):
+        if self.layout not in _LAYOUTS:
+            raise InputError(f"layout is {self.layout!r}: give one of {' '.join(_LAYOUTS)}")
+        if self.layout != "immich":
+            return
+        if len(self.dtypes) > 1:
+            raise InputError(
+                f"dtypes is {' '.join(self.dtypes)}, and a folder of immich has one model: give one of them"
+            )
+        if self.joint:
+            raise InputError("joint is given, and immich reads both towers by themselves: leave it out")
 
 
 def main(arguments: ExportArguments) -> None:
@@ -87,8 +115,16 @@ def main(arguments: ExportArguments) -> None:
             that cannot be exported; or a format does not pass the gate. Then nothing has been written.
     """
     from .checking import check_inputs, compare  # these need the extra `export`, which --help does without
-    from .folder import begin_record, remove_towers, write_record, write_settings, write_towers
+    from .folder import (
+        begin_record,
+        remove_towers,
+        write_joint_graphs,
+        write_record,
+        write_settings,
+        write_towers,
+    )
     from .gate import Validation, pass_gate
+    from .immich import arrange, check_readable
 
     check_new_output_dir(arguments.output_dir)
     folder = Path(arguments.output_dir)
@@ -99,13 +135,17 @@ def main(arguments: ExportArguments) -> None:
             arguments.validation_dataset, arguments.validation_split, arguments.languages
         )
 
-    n_bytes = bytes_of_weights(model) * (1 + len(arguments.dtypes))
+    n_bytes = bytes_of_weights(model) * (1 + len(arguments.dtypes)) * (1 + arguments.joint)
     check_free(folder, n_bytes, "the exported model")
     with saving("the exported model", folder, n_bytes), _made_whole(folder) as made:
         write_settings(made, model, processor)
         record = begin_record(Path(arguments.model_name_or_path).name, model, processor)
         record["dtypes"] = ["fp32", *arguments.dtypes]  # those that are compared
         check_inputs(made, record, model, processor)
+        if arguments.layout == "immich":
+            check_readable(made, record)
+        if arguments.joint:
+            _check_softmax(record)
         write_towers(made, model, processor, arguments.dtypes)
         write_record(made, record)
         record["compared"] = compare(made, arguments.dtypes, model, processor)
@@ -115,6 +155,10 @@ def main(arguments: ExportArguments) -> None:
         if "fp32" not in arguments.dtypes:
             remove_towers(made, "fp32")
         record["dtypes"] = arguments.dtypes
+        if arguments.joint:
+            write_joint_graphs(made, arguments.dtypes, record["logit_scale"])
+        if arguments.layout == "immich":
+            arrange(made, arguments.dtypes[0], record)
         write_record(made, record)
     _say(arguments, record)
 
@@ -135,6 +179,19 @@ def _load(arguments: ExportArguments) -> tuple[AltCLIPModel, ProcessorMixin]:
             "AltCLIPDualEncoderModel"
         )
     return model.eval(), processor
+
+
+def _check_softmax(record: dict) -> None:
+    """See that a model scores by the softmax, as transformers.js does for every model but SigLIP.
+
+    Raises:
+        InputError: it scores by a sigmoid.
+    """
+    if record["logit_bias"] is not None:
+        raise InputError(
+            "joint is given for a model with a logit_bias, and transformers.js would score its labels by the "
+            "softmax: leave joint out"
+        )
 
 
 @contextmanager
@@ -171,6 +228,12 @@ def _say(arguments: ExportArguments, record: dict) -> None:
             f"No format loses more than {arguments.max_drop} points of mean recall in any of "
             f"{len(languages)} languages."
         )
+    if arguments.layout == "immich":
+        print(
+            f"Exported to {arguments.output_dir}. Next: copy it into immich's cache under the name of one of "
+            f"its models of {record['projection_dim']} dimensions, see docs/export.md"
+        )
+        return
     print(
         f"Exported to {arguments.output_dir}. Next: OnnxAltCLIP.from_folder({arguments.output_dir!r}, "
         f"dtype={arguments.dtypes[-1]!r}) of altclip.deploy.onnx.runtime embeds and classifies without torch"
