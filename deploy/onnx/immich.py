@@ -20,6 +20,7 @@ from tokenizers import Tokenizer
 
 from common.errors import InputError
 from common.extras import of_extra
+from common.files.whole_files import write_text
 
 from .graphs import save_graph
 from .joining import load_tower
@@ -157,7 +158,7 @@ def _replace(field, values: list) -> None:
 
 
 def _write_json(path: Path, content: dict) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
+    write_text(path, json.dumps(content, indent=2) + "\n")
 
 
 __all__ = ["arrange", "check_readable"]
