@@ -18,6 +18,7 @@ from datasets import Dataset, IterableDataset
 from safetensors import SafetensorError, safe_open
 from xxhash import xxh3_128
 
+from common.arguments import trust_remote_code_field
 from common.commands import command_for, program_for, this_command
 from common.errors import InputError
 from common.languages import check_language, find_language
@@ -107,13 +108,7 @@ class EvaluationArguments:
         default=False,
         metadata={"help": "Also read images and files that a dataset names outside of itself."},
     )
-    trust_remote_code: bool = field(
-        default=False,
-        metadata={
-            "help": "Run the code that a dual encoder's text encoder brings in the model's folder: read it "
-            "first. Without it such a model is refused."
-        },
-    )
+    trust_remote_code: bool = trust_remote_code_field()
     limit: int | None = field(
         default=None,
         metadata={"help": "Number of images to evaluate per task, the first ones. By default all."},

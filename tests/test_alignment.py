@@ -564,6 +564,27 @@ def test_texts_are_whitened_by_captions_and_classes(align, miniature, sentence_e
     assert not torch.allclose(whitened.visual_projection.weight, plain.visual_projection.weight, atol=1e-3)
 
 
+def test_two_processes_align_as_one(align, sentence_encoder, classifier, miniature, run_python, tmp_path):
+    command = [
+        "training/run_alignment.py",
+        "--image_model_name_or_path",
+        classifier,
+        "--teacher_name_or_path",
+    ]
+    command += [f"sentence_transformers:{sentence_encoder}", "--dataset", miniature / "dataset"]
+    command += ["--cache_dir", tmp_path / "cache of two", "--output_dir", tmp_path / "two", "--use_cpu"]
+    command += ["--whiten_texts", "true"]
+    process = run_python("python", *command, processes=2, OMP_NUM_THREADS="1")
+    assert process.returncode == 0, process.stderr[-4000:]
+    one = load_file(Path(align("one", whiten_texts=True), "model.safetensors"))
+    two = load_file(tmp_path / "two/model.safetensors")
+    assert one.keys() == two.keys()
+    for name, value in one.items():
+        torch.testing.assert_close(
+            two[name], value, rtol=1e-3, atol=1e-3 * value.abs().max().item(), msg=name
+        )
+
+
 def test_class_names_are_read_from_a_file(align, tmp_path, capsys):
     names = tmp_path / "names.json"
     names.write_text(json.dumps(["apple", "key", "cat", "dog", "bird", "tree"]))

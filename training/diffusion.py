@@ -5,7 +5,6 @@ the autoencoder, the text tower and the rest of the UNet stay frozen.
 """
 
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from PIL import Image
@@ -15,10 +14,8 @@ from transformers import PreTrainedTokenizerBase
 
 from common.errors import InputError
 from common.extras import of_extra
-from common.models.kinds import UNREADABLE
-from common.paths import check_folder
+from common.models.diffusion import load_diffusion_pipeline
 from modeling_altclip import AltCLIPTextModel
-from modeling_altclip.checksums_altclip import check_files
 from modeling_altclip.texts_altclip import tokenize
 
 from .trainers import AltCLIPTrainer
@@ -103,24 +100,13 @@ def load_pipeline(
         InputError: there is no such pipeline, it is incomplete or damaged, or its cross-attention has another
             width than the text encoder.
     """
-    check_folder("diffusion_name_or_path", name_or_path)
-    if Path(name_or_path).is_dir() and not Path(name_or_path, "model_index.json").exists():
-        raise InputError(
-            f"diffusion_name_or_path {name_or_path!r} has no model_index.json, "
-            "so it is no StableDiffusionPipeline's folder"
-        )
     parts = {
         "text_encoder": text_encoder,
         "tokenizer": tokenizer,
         "safety_checker": None,
         "requires_safety_checker": False,
     }
-    try:
-        check_files(name_or_path)
-        pipeline = StableDiffusionPipeline.from_pretrained(name_or_path, **parts)
-    except UNREADABLE as error:
-        raise InputError(f"diffusion_name_or_path {name_or_path!r} cannot be loaded: {error}") from error
-
+    pipeline = load_diffusion_pipeline("diffusion_name_or_path", name_or_path, **parts)
     expected_width = pipeline.unet.config.cross_attention_dim
     width = text_encoder.config.project_dim
     if expected_width != width:

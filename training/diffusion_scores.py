@@ -15,7 +15,7 @@ from PIL import Image
 from benchmarks.clip_scores import clip_scores
 from benchmarks.results import format_table
 from common.errors import InputError
-from common.models.loading import check_model, load_model
+from common.models.loading import load_model
 from modeling_altclip.texts_altclip import is_blank
 
 from .arguments import DiffusionArguments
@@ -35,7 +35,6 @@ class PromptScorer:
     """
 
     def __init__(self, arguments: DiffusionArguments, rows: Dataset, languages: list[str]):
-        check_model(arguments.clip_model_name_or_path, "clip_model_name_or_path")
         self.languages = languages
         self.captions = self._choose(rows, arguments.clip_captions)
         self.seed = arguments.seed

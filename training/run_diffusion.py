@@ -12,6 +12,7 @@ from common.errors import InputError
 from common.files.whole_files import write_text
 from common.languages import check_languages
 from common.models.kinds import load_tokenizer, readable
+from common.models.loading import check_model
 from common.output import bytes_of_weights
 from common.recipe import launch
 from modeling_altclip import AltCLIPTextModel
@@ -33,6 +34,8 @@ def main(arguments: DiffusionArguments) -> None:
     from training.diffusion import DiffusionCollator, DiffusionTrainer, draw_with, load_pipeline
 
     begin(arguments)
+    if arguments.clip_model_name_or_path is not None:
+        check_model(arguments.clip_model_name_or_path, "clip_model_name_or_path")
     with readable("model_name_or_path", arguments.model_name_or_path):
         text_encoder = AltCLIPTextModel.from_pretrained(arguments.model_name_or_path)
         check_finite(text_encoder.named_parameters(), "it")

@@ -17,6 +17,7 @@ import numpy as np
 from accelerate import PartialState
 from transformers import PreTrainedModel, ProcessorMixin
 
+from common.arguments import trust_remote_code_field
 from common.commands import command_for
 from common.errors import InputError
 from common.files.text_files import lines_of
@@ -46,13 +47,7 @@ class EmbedArguments:
         default=None, metadata={"help": "The text file to embed, in UTF-8, with one text a line."}
     )
     output_dir: str = field(metadata={"help": "The folder to make for the embeddings; it must be new."})
-    trust_remote_code: bool = field(
-        default=False,
-        metadata={
-            "help": "Run the code that a dual encoder's text encoder brings in the model's folder: read it "
-            "first. Without it such a model is refused."
-        },
-    )
+    trust_remote_code: bool = trust_remote_code_field()
     batch_size: int = field(default=256, metadata={"help": "The number of items that are encoded at once."})
     truncate_dim: int | None = field(
         default=None,

@@ -19,15 +19,12 @@ from tqdm.auto import tqdm
 from benchmarks.clip_scores import clip_scores
 from benchmarks.results import format_table
 from common.errors import InputError
-from common.extras import of_extra
 from common.files.whole_files import write_text
-from common.models.kinds import UNREADABLE
+from common.models.diffusion import load_diffusion_pipeline
 from common.models.loading import check_model, load_model
 from common.output import check_new_output_dir
-from common.paths import check_folder
 from model_cards.folder import whole_folder
 from model_cards.paths import public_path
-from modeling_altclip.checksums_altclip import check_files
 
 from .grid import draw_grid
 from .prompts import read_prompts
@@ -112,16 +109,8 @@ def _load_pipeline(arguments: DrawArguments) -> "StableDiffusionPipeline":
     Raises:
         InputError: there is none, or it is damaged or incomplete.
     """
-    with of_extra("diffusion"):
-        from diffusers import StableDiffusionPipeline
-
-    name = arguments.pipeline
-    check_folder("pipeline", name)
-    try:
-        check_files(name)
-        pipeline = StableDiffusionPipeline.from_pretrained(name, torch_dtype=getattr(torch, arguments.dtype))
-    except UNREADABLE as error:
-        raise InputError(f"pipeline {name!r} cannot be loaded: {error}") from error
+    dtype = getattr(torch, arguments.dtype)
+    pipeline = load_diffusion_pipeline("pipeline", arguments.pipeline, torch_dtype=dtype)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline.to(PartialState().device)
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from transformers import ProcessorMixin
 
+from common.arguments import trust_remote_code_field
 from common.errors import InputError
 from common.models.loading import check_model, load_model
 from common.output import bytes_of_weights, check_free, check_new_output_dir, saving
@@ -71,13 +72,7 @@ class ExportArguments:
             "zero-shot-image-classification of transformers.js. It doubles the size of the folder."
         },
     )
-    trust_remote_code: bool = field(
-        default=False,
-        metadata={
-            "help": "Run the code that a dual encoder's text encoder brings in the model's folder: read it "
-            "first. Without it such a model is refused."
-        },
-    )
+    trust_remote_code: bool = trust_remote_code_field()
 
     def __post_init__(self):
         unknown = [dtype for dtype in self.dtypes if dtype not in _DTYPES]

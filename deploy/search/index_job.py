@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from accelerate import PartialState
 
+from common.arguments import trust_remote_code_field
 from common.errors import InputError
 from common.files.locks import holding
 from common.models.loading import check_model, load_model
@@ -83,13 +84,7 @@ class IndexArguments:
             "leaves the index."
         },
     )
-    trust_remote_code: bool = field(
-        default=False,
-        metadata={
-            "help": "Run the code that a dual encoder's text encoder brings in the model's folder: read it "
-            "first. Without it such a model is refused."
-        },
-    )
+    trust_remote_code: bool = trust_remote_code_field()
 
     def __post_init__(self):
         if self.dtype not in (None, *DTYPES):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from accelerate import PartialState
 
+from common.arguments import trust_remote_code_field
 from common.errors import InputError
 from common.models.loading import check_model, load_model
 from common.output import check_output_dir
@@ -42,13 +43,7 @@ class SearchArguments:
         default=None,
         metadata={"help": "Where the model is now that made the index. By default as it was named then."},
     )
-    trust_remote_code: bool = field(
-        default=False,
-        metadata={
-            "help": "Run the code that a dual encoder's text encoder brings in the model's folder: read it "
-            "first. Without it such a model is refused."
-        },
-    )
+    trust_remote_code: bool = trust_remote_code_field()
 
     def __post_init__(self):
         if self.text is None and self.image is None:

@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 
+from common.arguments import trust_remote_code_field
 from common.commands import command_for
 from common.errors import InputError
 from common.files.whole_files import write_text
@@ -74,13 +75,7 @@ class TrimArguments:
     report_split: str = field(
         default="validation", metadata={"help": "Split of the datasets in `report_corpus`."}
     )
-    trust_remote_code: bool = field(
-        default=False,
-        metadata={
-            "help": "Run the code that a dual encoder's text encoder brings in its folder: read it first. "
-            "Without it such a model is refused."
-        },
-    )
+    trust_remote_code: bool = trust_remote_code_field()
 
     def __post_init__(self):
         if self.most_frequent < 0:
