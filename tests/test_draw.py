@@ -109,7 +109,7 @@ def test_arguments_are_checked(given, message):
 
 
 def test_what_is_no_pipeline_is_refused(draw, tmp_path, altclip_folder):
-    with pytest.raises(InputError, match="pipeline .* cannot be loaded"):
+    with pytest.raises(InputError, match="pipeline .* has no model_index.json"):
         draw("en=key", pipeline=str(altclip_folder))
     with pytest.raises(InputError, match="pipeline"):
         draw("en=key", pipeline=str(tmp_path / "nothing"))
