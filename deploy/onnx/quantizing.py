@@ -1,7 +1,7 @@
 """Quantize the weights of ONNX graphs to 8 or 4 bits, by onnxruntime."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -10,6 +10,7 @@ import numpy as np
 from common.extras import of_extra
 
 from .graphs import save_graph
+from .smoothing import smooth
 
 # The third of these configures the logging of the whole process, unless it has a handler.
 _HANDLER = logging.NullHandler()
@@ -28,22 +29,29 @@ _IN_INTEGERS = 4
 _BITS = {"q8": 8, "q4": 4}
 
 
-def quantize(source: Path, target: Path, dtype: str) -> None:
+def quantize(source: Path, target: Path, dtype: str, examples: Sequence[dict[str, np.ndarray]]) -> None:
     """Quantize a float32 graph.
 
-    In `int8` each output of a linear layer has a scale, and its whole input one that is found as it runs. In
-    `q8` and `q4` each 32 weights have a scale, and each 32 values of the input. `int8` is faster, and `q8`
-    closer to float32. Token embeddings have 8 bits and a scale for each token in all of them.
+    In `int8` each output of a linear layer has a scale, and its whole input one that is found as it runs;
+    outliers of inputs are moved into the weights before (see `smoothing`), and layers that narrow, the second
+    of a feed-forward network, are quantized as in `q8`. In `q8` and `q4` each 32 weights have a scale, and
+    each 32 values of the input. `int8` is faster, and `q8` closer to float32. Token embeddings have 8 bits
+    and a scale for each token in all of them.
 
     Args:
         target: in a folder that may have other files of this graph afterwards.
         dtype: `int8`, `q8` or `q4`.
+        examples: inputs of the graph, by which `int8` finds outliers.
     """
-    graph = onnx.load_model(source)
+    prepared = target.with_name("prepared.onnx")
+    if dtype == "int8":
+        graph = smooth(source, examples, prepared)
+    else:
+        graph = onnx.load_model(source)
     _quantize_embeddings(graph)
     with _quiet():
         if dtype == "int8":
-            prepared = target.with_name("prepared.onnx")
+            graph = _quantize_in_blocks(graph, bits=8, left_out=_layers_that_do_not_narrow(graph))
             save_graph(graph, prepared)
             quantize_dynamic(
                 prepared,
@@ -53,15 +61,33 @@ def quantize(source: Path, target: Path, dtype: str) -> None:
                 weight_type=QuantType.QInt8,
             )
         else:
-            quantizer = MatMulNBitsQuantizer(
-                graph,
-                bits=_BITS[dtype],
-                block_size=_BLOCK_SIZE,
-                is_symmetric=True,
-                accuracy_level=_IN_INTEGERS,
-            )
-            quantizer.process()
-            save_graph(quantizer.model.model, target)
+            save_graph(_quantize_in_blocks(graph, bits=_BITS[dtype], left_out=[]), target)
+
+
+def _quantize_in_blocks(graph: onnx.ModelProto, *, bits: int, left_out: list[str]) -> onnx.ModelProto:
+    """Quantize the weights of linear layers in blocks of their inputs, but for those of some nodes."""
+    quantizer = MatMulNBitsQuantizer(
+        graph,
+        bits=bits,
+        block_size=_BLOCK_SIZE,
+        is_symmetric=True,
+        accuracy_level=_IN_INTEGERS,
+        nodes_to_exclude=left_out,
+    )
+    quantizer.process()
+    return quantizer.model.model
+
+
+def _layers_that_do_not_narrow(graph: onnx.ModelProto) -> list[str]:
+    """Return the names of the linear layers with as many outputs as inputs, or more."""
+    shapes = {weight.name: weight.dims for weight in graph.graph.initializer}
+    names = []
+    for node in graph.graph.node:
+        if node.op_type == "MatMul" and node.input[1] in shapes:
+            n_inputs, n_outputs = shapes[node.input[1]]
+            if n_outputs >= n_inputs:
+                names.append(node.name)
+    return names
 
 
 def _quantize_embeddings(model: onnx.ModelProto) -> None:
