@@ -14,6 +14,8 @@ from common.errors import InputError
 from common.models.loading import load_model, save_model
 from deploy.onnx import folder as export_folder
 from deploy.onnx import graphs
+from deploy.onnx.examples import examples_of
+from deploy.onnx.gate import Validation
 from deploy.onnx.job import ExportArguments, main
 from deploy.onnx.runtime import RECORD, OnnxAltCLIP
 from modeling_altclip import (
@@ -165,15 +167,32 @@ def test_a_model_of_the_sigmoid_loss_scores_each_label_alone(dual_encoder):
 
 
 def test_layers_and_token_embeddings_are_quantized(dual_encoder):
-    for dtype, operator in {"int8": "MatMulInteger", "q8": "MatMulNBits", "q4": "MatMulNBits"}.items():
+    # A tower has two layers of six linear ones each, and the last of the six narrows.
+    in_integers = {"int8": {"MatMulInteger": 10, "MatMulNBits": 2}, "q8": {"MatMulNBits": 12}}
+    in_integers["q4"] = in_integers["q8"]
+    for dtype, operators in in_integers.items():
         for tower in ("text_model", "vision_model"):
             graph = onnx.load(export_folder.path_of(dual_encoder[1], tower, dtype)).graph
-            # Six linear layers in each of two layers of a tower.
-            assert sum(node.op_type == operator for node in graph.node) >= 12, (dtype, tower)
+            for operator, least in operators.items():
+                count = sum(node.op_type == operator for node in graph.node)
+                assert count >= least, (dtype, tower, operator)
         text_model = onnx.load(export_folder.path_of(dual_encoder[1], "text_model", dtype)).graph
         types = {weight.name: weight.data_type for weight in text_model.initializer}
         (tokens,) = [name for name in types if "word_embeddings" in name and not name.endswith("_scales")]
         assert types[tokens] == onnx.TensorProto.INT8, dtype
+
+
+def test_outliers_are_found_in_captions_and_pictures_of_the_gate(exported, captioned):
+    """Each of the 12 pictures has its caption in one language; without a gate examples are our own."""
+    own = examples_of(*exported, None)
+    taken = examples_of(*exported, Validation.load(str(captioned), "train", list(LANGUAGES)))
+    tokens = {}
+    for name, examples in (("own", own), ("taken", taken)):
+        tokens[name] = [example["input_ids"].tolist() for example in examples["text_model"]]
+    expected = [f"{language} dog {number}" for number, language in enumerate(LANGUAGES * 6)]
+    assert tokens["taken"] == [[ids] for ids in OnnxAltCLIP.from_folder(exported[0]).tokenize(expected)]
+    assert len(taken["vision_model"]) == 12
+    assert tokens["own"] and not [ids for ids in tokens["own"] if ids in tokens["taken"]]
 
 
 def test_the_gate_records_what_it_measured(exported):
@@ -185,7 +204,7 @@ def test_the_gate_records_what_it_measured(exported):
     assert all(10 < points < 90 for points in gate["mean_recall"]["fp32"].values())
 
 
-def spoiled(source, target, dtype):
+def spoiled(source, target, dtype, examples):
     """Write zeros in place of a graph's matrices: every text gets the same embedding."""
     graph = onnx.load(source)
     for weight in graph.graph.initializer:

@@ -12,6 +12,7 @@ from modeling_altclip import AltCLIPModel, embed_images, embed_texts
 from modeling_altclip.images_altclip import background_of, read_images
 from modeling_altclip.texts_altclip import text_options, tokenize
 
+from .examples import draw_picture
 from .runtime import OnnxAltCLIP, load_preparation, load_tokenizer
 
 # Of unit embeddings and of pixel values.
@@ -96,11 +97,7 @@ def compare(folder: Path, dtypes: Sequence[str], model: AltCLIPModel, processor:
 
 def _images() -> list[Image.Image]:
     """Draw images of several shapes, one of them grey and one of them transparent."""
-    drawn = []
-    for width, height in ((40, 30), (300, 200), (31, 77), (500, 520)):
-        rows, columns = np.mgrid[0:height, 0:width]
-        channels = [rows * 255 // height, columns * 255 // width, (rows * columns) % 256]
-        drawn.append(Image.fromarray(np.stack(channels, axis=2).astype(np.uint8)))
+    drawn = [draw_picture(*size) for size in ((40, 30), (300, 200), (31, 77), (500, 520))]
     transparent = drawn[1].copy()
     transparent.putalpha(drawn[1].convert("L"))
     return [*drawn, drawn[2].convert("L"), transparent]

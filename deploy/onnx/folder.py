@@ -85,8 +85,17 @@ def write_record(folder: Path, record: dict) -> None:
     _write_json(folder / RECORD, record)
 
 
-def write_towers(folder: Path, model: AltCLIPModel, processor: ProcessorMixin, dtypes: Sequence[str]) -> None:
+def write_towers(
+    folder: Path,
+    model: AltCLIPModel,
+    processor: ProcessorMixin,
+    dtypes: Sequence[str],
+    examples: dict[str, list[dict[str, np.ndarray]]],
+) -> None:
     """Write both towers in float32 and in the other formats.
+
+    Args:
+        examples: inputs by tower, see `examples_of`.
 
     Raises:
         InputError: the image tower reads more than pixels.
@@ -104,7 +113,7 @@ def write_towers(folder: Path, model: AltCLIPModel, processor: ProcessorMixin, d
                 if dtype == "fp16":
                     write_graph(tower, target, half=True)
                 else:
-                    _quantize_elsewhere(source, target, dtype)
+                    _quantize_elsewhere(source, target, dtype, examples[tower.name])
                 bar.update()
     _tell_of_external_files(folder)
 
@@ -126,11 +135,13 @@ def remove_towers(folder: Path, dtype: str) -> None:
     _tell_of_external_files(folder)
 
 
-def _quantize_elsewhere(source: Path, target: Path, dtype: str) -> None:
+def _quantize_elsewhere(
+    source: Path, target: Path, dtype: str, examples: Sequence[dict[str, np.ndarray]]
+) -> None:
     """Quantize a graph through a folder of its own: onnxruntime leaves files of steps between there."""
     with TemporaryDirectory(dir=target.parent.parent) as folder:
         made = Path(folder, target.name)
-        quantize(source, made, dtype)
+        quantize(source, made, dtype, examples)
         for path in made.parent.glob(f"{made.name}*"):
             path.replace(target.with_name(path.name))
 

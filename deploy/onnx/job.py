@@ -110,6 +110,7 @@ def main(arguments: ExportArguments) -> None:
             that cannot be exported; or a format does not pass the gate. Then nothing has been written.
     """
     from .checking import check_inputs, compare  # these need the extra `export`, which --help does without
+    from .examples import examples_of
     from .folder import (
         begin_record,
         remove_towers,
@@ -141,7 +142,8 @@ def main(arguments: ExportArguments) -> None:
             check_readable(made, record)
         if arguments.joint:
             _check_softmax(record)
-        write_towers(made, model, processor, arguments.dtypes)
+        examples = examples_of(made, record, validation)
+        write_towers(made, model, processor, arguments.dtypes, examples)
         write_record(made, record)
         record["compared"] = compare(made, arguments.dtypes, model, processor)
         record["gate"] = None
