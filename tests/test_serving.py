@@ -1,10 +1,16 @@
 """The snippets of docs/serving.md, as printed, in a folder that has what they name: embeddings equal ours."""
 
+import base64
 import io
 import json
 import re
+import shutil
+import socket
 import subprocess
 import sys
+import time
+from urllib.error import URLError
+from urllib.request import Request, urlopen
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +22,7 @@ from deploy.embed import EmbedImages
 from modeling_altclip import embed_images, embed_texts
 
 from .conftest import ROOT
+from .environments import OF_TRANSFORMERS, build_environment, shell
 from .processes import TIMEOUT
 
 PAGE = ROOT / "docs/serving.md"
@@ -23,6 +30,7 @@ TINY = ROOT / "tests/fixtures/v0.1.0/model"
 N_PICTURES = 20
 BROKEN = 5  # the number of the row whose picture is broken
 QUERY = "一只狗"
+TEXTS = ["a dog", QUERY, "two dogs and a cat " * 40]  # the last one is truncated
 
 
 def snippet(heading):
@@ -119,7 +127,7 @@ def test_sentence_transformers(embed, folder):
     code += (
         "import json, sys\n"
         "assert 'modeling_altclip' not in sys.modules\n"
-        "long = encoder.encode(['a dog ' * 40], normalize_embeddings=True)\n"
+        f"long = encoder.encode([{TEXTS[-1]!r}], normalize_embeddings=True)\n"
         "print(json.dumps([texts.tolist(), long.tolist(), images.tolist()]))\n"
     )
     process = subprocess.run(
@@ -128,7 +136,71 @@ def test_sentence_transformers(embed, folder):
     assert process.returncode == 0, process.stderr[-3000:]
     texts, long, images = json.loads(process.stdout.splitlines()[-1])
     model, processor = embed.model, embed.processor
-    expected = embed_texts(model, processor, ["a dog", QUERY, "a dog " * 40], convert_to_numpy=True)
+    expected = embed_texts(model, processor, TEXTS, convert_to_numpy=True)
     np.testing.assert_allclose(texts + long, expected, atol=1e-5)
     expected = embed_images(model, processor, [folder / "dog.png"], convert_to_numpy=True)
     np.testing.assert_allclose(images, expected, atol=1e-5)
+
+
+def ask(url, question=None):
+    """Return the answer of a server, in JSON."""
+    data = None if question is None else json.dumps(question).encode()
+    with urlopen(Request(url, data, {"Content-Type": "application/json"}), timeout=TIMEOUT) as answer:
+        return json.load(answer)
+
+
+def wait_for(server, url):
+    """Wait until a server answers, or has ended."""
+    while server.poll() is None:
+        try:
+            return ask(url)
+        except URLError:
+            time.sleep(0.5)
+    raise AssertionError(f"the server ended with {server.returncode}")
+
+
+@pytest.mark.slow
+def test_infinity(embed, tmp_path):
+    """Serve the folder in an environment of its own, by the packages and flags of the page."""
+    page = PAGE.read_text("utf-8")
+    packages = ["infinity-emb[torch,server]==0.0.78", "transformers==4.57.6", "aiohttp", "pillow"]
+    flags = ["--no-trust-remote-code", "--no-bettertransformer"]
+    for word in (*packages, *flags):
+        assert word in page
+    # It reads this entry of the configuration, which the page has the user add; the fixture has 16 tokens.
+    assert '"max_length": 77' in page
+    served = tmp_path / "served"
+    shutil.copytree(TINY, served)
+    configuration = json.loads((TINY / "config.json").read_text())
+    (served / "config.json").write_text(json.dumps(configuration | {"max_length": 16}))
+
+    unpinned = [*OF_TRANSFORMERS, "sentence-transformers", "numpy", "scipy", "scikit-learn"]
+    python = build_environment(tmp_path / "venv", *packages, upon=None, unpinned=unpinned)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+
+    command = [str(python.with_name("infinity_emb")), "v2", "--model-id", str(served), *flags]
+    command += ["--served-model-name", "clip", "--device", "cpu", "--host", "127.0.0.1", "--port", str(port)]
+    variables = shell(HF_HUB_OFFLINE="1", DO_NOT_TRACK="1", PYTHONPATH="")
+    with open(tmp_path / "log", "w") as log:
+        server = subprocess.Popen(command, cwd=tmp_path, env=variables, stdout=log, stderr=log)
+        try:
+            url = f"http://127.0.0.1:{port}"
+            wait_for(server, f"{url}/health")
+            texts = ask(f"{url}/embeddings", {"model": "clip", "input": TEXTS})
+            picture = "data:image/png;base64," + base64.b64encode(encoded(0)).decode()
+            images = ask(f"{url}/embeddings", {"model": "clip", "modality": "image", "input": [picture]})
+        finally:
+            server.terminate()
+            server.wait()
+
+    model, processor = embed.model, embed.processor
+    found = [row["embedding"] for row in texts["data"]]
+    expected = embed_texts(model, processor, TEXTS, convert_to_numpy=True)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    found = [row["embedding"] for row in images["data"]]
+    image = Image.open(io.BytesIO(encoded(0)))
+    np.testing.assert_allclose(
+        found, embed_images(model, processor, [image], convert_to_numpy=True), atol=1e-5
+    )
