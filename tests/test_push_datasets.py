@@ -3,11 +3,13 @@
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from datasets import Dataset, load_dataset
@@ -17,6 +19,7 @@ from PIL import Image
 from common.embedding_cache import cached_column
 from common.errors import InputError
 from deploy.embed import EmbedImages
+from deploy.pushing.dataset_card import complete_card
 from deploy.pushing.job import PushArguments
 from deploy.pushing.job import main as push
 
@@ -164,6 +167,23 @@ def test_configurations_of_a_card_stay(tmp_path, read_back):
     assert counted == {"small": 1, "large": 2}
     assert metadata.pretty_name == "Dogs"
     assert (tmp_path / "texts/README.md").read_text().endswith("---\n# Dogs\n\nTwo.\n")
+
+
+def test_hostile_names_are_text_in_the_card(tmp_path):
+    """Of the folder and of columns: the table keeps its cells, and the metadata their lines."""
+    hostile = ["a|b", "<script>", "`code`", "x\n---\nlicense: mit", "---", "[x](http://y)"]
+    folder = tmp_path / "a|b <script> `c`"
+    folder.mkdir()
+    pq.write_table(pa.table({name: [1] for name in hostile}), folder / "rows.parquet")
+    complete_card(folder, "cc0-1.0")
+    card = DatasetCard.load(folder / "README.md")
+    assert card.data.license == "cc0-1.0"
+    assert [column["name"] for column in card.data.dataset_info["features"]] == hostile
+    rows = [line for line in card.text.splitlines() if line.startswith("|")]
+    assert len(rows) == 3 + 2 + len(hostile)
+    assert all(len(re.findall(r"(?<!\\)\|", row)) == 4 for row in rows)
+    assert "<script" not in card.text.replace("\\<", "")
+    assert load_dataset(str(folder), split="train").column_names == hostile
 
 
 @pytest.mark.parametrize(
