@@ -37,6 +37,7 @@ DEPTHS = range(1, 11)  # k of recall@k
 _MOST_BYTES = 1_000_000_000
 _MOST_CLASSES = 100_000
 _PERCENTS = (5, 25, 50, 75, 95)
+NDCG = "text_to_image_ndcg@10"
 # The recalls of which `mean_recall` is the mean: text_to_image_recall@1, ..., image_to_text_recall@10.
 SIX = [f"{direction}_recall@{k}" for direction in ("text_to_image", "image_to_text") for k in (1, 5, 10)]
 
@@ -204,6 +205,10 @@ class RetrievalOutcomes(Outcomes):
         # [4, 4, 7] -> [0, 1, 2], [4, 4, 7]
         return torch.arange(len(self.text_to_image)), self.text_to_image
 
+    @property
+    def _has_ndcg(self) -> bool:
+        return self.text_to_image.ndim == 1
+
     def counts(self) -> dict[str, int]:
         return {"n": self.n_units, "n_texts": len(self.text_ranks)}
 
@@ -219,12 +224,19 @@ class RetrievalOutcomes(Outcomes):
             differing[f"image_to_text_{name}"] = differs
 
         differing["mean_recall"] = torch.stack([differing[name] for name in SIX]).any(0)
+        if self._has_ndcg:
+            deepest = DEPTHS[-1]  # beyond it all ranks count the same
+            differs = self.text_ranks.clamp(max=deepest) != other.text_ranks.clamp(max=deepest)
+            differing[NDCG] = torch.zeros(self.n_units, dtype=torch.bool)
+            differing[NDCG][images[differs[texts]]] = True
         return differing
 
     def score(self, weights: torch.Tensor) -> dict[str, torch.Tensor]:
         """Compute recall at depths 1 to 10 and percentiles of ranks, of both directions.
 
-        `mean_recall` is the mean of the recalls at depths 1, 5 and 10.
+        `mean_recall` is the mean of the recalls at depths 1, 5 and 10. Where each text has one image there is
+        also `text_to_image_ndcg@10`, the main metric of mteb. That of images, which may have several texts,
+        would need the ranks of all of them.
 
         Args:
             weights: `(resamples, images)`, how often each image was drawn.
@@ -237,6 +249,8 @@ class RetrievalOutcomes(Outcomes):
         recalls = _recalls("text_to_image", self.text_ranks, drawn_texts)
         recalls |= _recalls("image_to_text", self.image_ranks, weights)
         recalls["mean_recall"] = torch.stack([recalls[name] for name in SIX]).mean(0)
+        if self._has_ndcg:
+            recalls[NDCG] = _ndcg(self.text_ranks, drawn_texts)
 
         ranks = _rank_percentiles("text_to_image", self.text_ranks, drawn_texts)
         ranks |= _rank_percentiles("image_to_text", self.image_ranks, weights)
@@ -269,6 +283,19 @@ def _recalls(direction: str, ranks: torch.Tensor, drawn: torch.Tensor) -> dict[s
     found = (ranks[:, None] < torch.tensor(DEPTHS)).double()  # (queries, depths)
     recalls = drawn @ found / drawn.sum(1, keepdim=True)
     return {f"{direction}_recall@{k}": values for k, values in zip(DEPTHS, recalls.T)}
+
+
+def _ndcg(ranks: torch.Tensor, drawn: torch.Tensor) -> torch.Tensor:
+    """Compute nDCG@10 of queries with one right answer each; arguments are those of `_recalls`.
+
+    An answer of rank 0, the first, gains 1 / log2(2) = 1, which is the gain of the ideal ranking, and one of
+    rank r gains 1 / log2(r + 2).
+    """
+    # Counts are whole numbers, and their sums exact: the result does not depend on how many resamples are
+    # computed at once, as that of a product with the gains would.
+    counts = drawn @ (ranks[:, None] == torch.arange(len(DEPTHS))).double()  # (resamples, depths)
+    gains = sum(of_rank / math.log2(rank + 2) for rank, of_rank in enumerate(counts.T))
+    return gains / drawn.sum(1)
 
 
 def _rank_percentiles(direction: str, ranks: torch.Tensor, drawn: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -49,6 +49,7 @@ _HUB_LICENCES = {
     frozenset({"attribution", "non-commercial", "share-alike"}): "cc-by-nc-sa-4.0",
 }
 _PERMISSIVE = "apache-2.0"
+_MOST_NAMED = 6  # labels in a list
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,9 +97,9 @@ class Outcome:
         clauses = []
         for term, clause in _CLAUSES.items():
             if term in self.forced_by:
-                clauses.append(f"{clause}: {', '.join(self.forced_by[term])}")
+                clauses.append(f"{clause}: {_some_of(self.forced_by[term])}")
         if self.unknown:
-            clauses.append(f"under unknown terms: {', '.join(self.unknown)}")
+            clauses.append(f"under unknown terms: {_some_of(self.unknown)}")
         if not clauses:
             clauses.append("nothing is asked for")
         said = f"As far as its sources state, which have to be read: {'; '.join(clauses)}."
@@ -148,10 +149,17 @@ def combine(parts: Iterable[Licensed]) -> Outcome:
                 sharing.append(part.label)
         if asking and sharing:
             outcome.conflicts.append(
-                f"Conflict: {', '.join(sharing)} must be shared under the same licence, which is not "
-                f"{limit}, as {', '.join(asking)} must be."
+                f"Conflict: {_some_of(sharing)} must be shared under the same licence, which is not "
+                f"{limit}, as {_some_of(asking)} must be."
             )
     return outcome
+
+
+def _some_of(labels: list[str]) -> str:
+    """List labels, and of many the first ones with the number of the others: a table has them all."""
+    rest = len(labels) - _MOST_NAMED
+    shown = ", ".join(labels[:_MOST_NAMED])
+    return f"{shown} and {rest} more" if rest > 0 else shown
 
 
 def terms_of(licence: str | None) -> list[str] | None:

@@ -29,6 +29,8 @@ _TASKS = {
     "mixed_pool": ("image-feature-extraction", "Image-text retrieval"),
     "zero_shot": ("zero-shot-image-classification", "Zero-shot image classification"),
 }
+# The Hub's names of what is measured.
+_METRICS = {"retrieval": "recall", "mixed_pool": "recall", "zero_shot": "accuracy"}
 
 
 @dataclass(kw_only=True)
@@ -40,12 +42,14 @@ class Facts:
         lineage: its base models and training data.
         pictures: file names of the plots beside the card.
         matryoshka_dims: the numbers of dimensions that its embeddings were trained to be truncated to.
+        trainings: a table in Markdown of how its stages were trained, see `table_of_trainings`.
     """
 
     model_type: str = "altclip"
     lineage: Lineage = field(default_factory=Lineage)
     pictures: list[str] = field(default_factory=list)
     matryoshka_dims: list[int] = field(default_factory=list)
+    trainings: str = ""
 
 
 def _eval_results(sections: list[Section], label: str) -> list[EvalResult]:
@@ -131,9 +135,10 @@ def render_card(
     outcome = combine(facts.lineage.origins)
     if license is None and facts.lineage.origins:
         license = outcome.hub_licence
-    data = _describe_model(facts, languages, repo, license)
+    data = describe_model(facts, languages, repo, license)
     if own:
         data.model_name = title
+        data.metrics = _distinct([_METRICS[result.kind] for result in own])
         data.eval_results = _eval_results(sections, stages[-1])
 
     for section in truncated:
@@ -150,6 +155,7 @@ def render_card(
         facts=facts,
         stages=stages,
         n_languages=len(languages),
+        languages_are="evaluated in" if own else "for",
         origins=table_of_origins(facts.lineage.origins),
         licence=_describe_licence(facts.lineage, outcome),
         sections=[_describe_section(section, stages) for section in sections],
@@ -176,7 +182,7 @@ def check_repo(repo: str) -> None:
             ) from error
 
 
-def _describe_model(facts: Facts, languages: list[str], repo: str, license: str | None) -> ModelCardData:
+def describe_model(facts: Facts, languages: list[str], repo: str, license: str | None) -> ModelCardData:
     """Return the card's metadata without results."""
     origins = [origin for origin in facts.lineage.origins if origin.role == "data"]
     licences = {origin.dataset or origin.name: origin.licence for origin in origins if origin.licence}
@@ -189,6 +195,8 @@ def _describe_model(facts: Facts, languages: list[str], repo: str, license: str 
     iso_codes = _distinct([language.partition("-")[0] for language in languages])  # "zh-Hans" -> "zh"
     return ModelCardData(
         base_model=facts.lineage.base_model or None,
+        # Where it is not stated, the Hub takes a model of two bases for a merge of their weights.
+        base_model_relation="finetune" if facts.lineage.base_model else None,
         datasets=_distinct([origin.dataset for origin in origins if origin.dataset]) or None,
         dataset_licenses=licences or None,
         language=iso_codes or None,  # the Hub knows languages only by their ISO 639 codes
@@ -256,4 +264,4 @@ def _describe_weights(sections: list[Section], stages: list[str]) -> list[str]:
     return _distinct(lines)
 
 
-__all__ = ["Facts", "check_repo", "render_card"]
+__all__ = ["Facts", "check_repo", "describe_model", "render_card"]

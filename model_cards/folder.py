@@ -10,6 +10,8 @@ from common.output import check_not_input, check_output_dir
 from common.temporary import temporary_path
 from modeling_altclip.checksums_altclip import write_checksums
 
+from .eval_results import FOLDER
+
 CARD = "README.md"
 # Files that an earlier run may have left and the new one may not replace. transformers would load old shards
 # instead of the new weights, or beside them, and read the folder as that of an earlier adapter.
@@ -21,6 +23,7 @@ _OUTDATED = (
     "loss.png",
     "recall.png",
     "example.png",
+    f"{FOLDER}/*.yaml",  # numbers of the weights before
 )
 
 
@@ -57,9 +60,11 @@ def whole_folder(output_dir: str) -> Iterator[Path]:
 
         # The card is moved last: a folder with the new card has the new weights and checksums as well.
         card = temporary / CARD
-        for path in temporary.iterdir():
-            if path != card:
-                os.replace(path, folder / path.name)
+        for path in temporary.rglob("*"):
+            if path.is_file() and path != card:
+                place = folder / path.relative_to(temporary)
+                place.parent.mkdir(exist_ok=True)
+                os.replace(path, place)
         write_checksums(folder)
         if card.exists():
             os.replace(card, folder / CARD)

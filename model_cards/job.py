@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from transformers.utils import is_matplotlib_available
 
 from benchmarks.results import Result, load_results
+from common.commands import command_for
 from common.errors import InputError
 from common.files.rows import load_rows
 from common.files.whole_files import write_text, written_whole
@@ -21,14 +22,18 @@ from common.licences import Outcome, combine
 from common.models.libraries import check_library
 from common.models.loading import check_model, load_model, save_model
 from common.origins import write_origins
-from common.output import bytes_of_weights, saving
+from common.output import bytes_of_weights, check_output_dir, saving
 from modeling_altclip.images_altclip import read_image
 from modeling_altclip.truncation_altclip import trained_dims
 
 from .card import Facts, check_repo, render_card
+from .draft import draft_card
+from .eval_results import write_eval_results
 from .folder import CARD, check_output, whole_folder
-from .sections import Section, join_to_weights, labels_of_dims, make_sections, make_truncated_sections
+from .joining import join_to_weights
+from .sections import Section, labels_of_dims, make_sections, make_truncated_sections
 from .stages import find_lineage, label_stages, read_log
+from .trainings import read_training, table_of_trainings
 
 
 @dataclass(kw_only=True)
@@ -80,6 +85,13 @@ class CardArguments:
         default=None,
         metadata={"help": "Hub ids of the base models. By default those that training recorded."},
     )
+    draft: str | None = field(
+        default=None,
+        metadata={
+            "help": "The folder of recipes that would train `stages`: write a draft of the card alone, which "
+            "says that nothing was trained."
+        },
+    )
     datasets: list[str] | None = field(
         default=None,
         metadata={"help": "Datasets as NAME or NAME=LICENCE. By default those that training recorded."},
@@ -92,6 +104,9 @@ def main(arguments: CardArguments) -> None:
     Raises:
         InputError: something is missing or does not fit; nothing is written then.
     """
+    if arguments.draft is not None:
+        return _write_draft(arguments)
+
     check_repo(arguments.repo)
     stages, labels = arguments.stages, label_stages(arguments.stages)
     trust = arguments.trust_remote_code
@@ -100,6 +115,7 @@ def main(arguments: CardArguments) -> None:
     example = _load_example(arguments.dataset, arguments.example_split, arguments.allow_outside_images)
     losses = _read_losses(stages, labels)
     lineage = find_lineage(stages, arguments.base_model, arguments.datasets)
+    trainings = {label: read_training(stage) for stage, label in zip(stages, labels)}
     measured = _read_results(arguments.results)
 
     _tell_of_licence(arguments.license, combine(lineage.origins))
@@ -118,6 +134,7 @@ def main(arguments: CardArguments) -> None:
         lineage=lineage,
         pictures=list(drawings),
         matryoshka_dims=_read_dims(model, stages[-1]),
+        trainings=table_of_trainings(trainings),
     )
     card = render_card(
         arguments.title, arguments.repo, results, labels, arguments.license, arguments.about, facts
@@ -133,6 +150,7 @@ def main(arguments: CardArguments) -> None:
         for name, draw in drawings.items():
             draw(folder / name)
         write_origins(folder, lineage.origins)
+        write_eval_results(folder, [result for result in results if result.model == labels[-1]])
         write_text(folder / CARD, str(card))
 
     for section in sections:
@@ -142,6 +160,33 @@ def main(arguments: CardArguments) -> None:
     where = shlex.quote(arguments.output_dir)
     following = f"altclip push {where} YOUR/MODEL"
     print(f"\nSaved the model, its card and plots to {arguments.output_dir}. Next: {following}")
+
+
+def _write_draft(arguments: CardArguments) -> None:
+    """Write the card of a model that is not trained.
+
+    Raises:
+        InputError: the output folder has a model; or as `draft_card`.
+    """
+    folder = Path(arguments.output_dir)
+    if (folder / "config.json").exists():
+        raise InputError(
+            f"output_dir {arguments.output_dir!r} has a model: leave draft out for its card, or give another "
+            "folder"
+        )
+    card = draft_card(
+        arguments.title,
+        arguments.repo,
+        arguments.stages,
+        arguments.draft,
+        arguments.license,
+        arguments.about,
+    )
+    check_output_dir(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / CARD, str(card))
+    recipes = shlex.quote(arguments.draft)
+    print(f"Saved the draft of a card to {folder / CARD}. Next: {command_for('train')} {recipes} --dry_run")
 
 
 def _check_stages(stages: list[str], trust_remote_code: bool) -> None:
@@ -258,7 +303,11 @@ def _choose_drawings(
     """Return what can be drawn, `{file name: function of its path}`; say what cannot."""
     of_retrieval = [section for section in sections if section.first.kind == "retrieval"]
     wanted = [section for section in of_retrieval if plot_task in (None, section.first.task)]
-    if plot_task is not None and not wanted:
+    without = [section for section in wanted if not section.has_intervals(labels[-1])]
+    if without:
+        print(f"No plot of {without[0].first.task}, whose results have no intervals: evaluate again.")
+    wanted = [section for section in wanted if section not in without]
+    if plot_task is not None and not (wanted or without):
         print(f"No recall in {plot_task} to plot: the model has no result of retrieval there.")
     if not (losses or wanted):
         return {}

@@ -17,12 +17,15 @@ with of_extra("plots"):
 # Pictures are written to files, and a server has no display.
 matplotlib.use("Agg")
 
+# A name with dollars is no formula.
+_AS_TEXT = {"text.parse_math": False}
 # Training health metrics, as the Trainer logs them.
 _HEALTH = ("spread", "nearest", "padding", "distinct")
 # Curves that are drawn bold.
 _OVERALL = ("loss", "eval_mean_recall")
 
 
+@matplotlib.rc_context(_AS_TEXT)
 def plot_losses(logs: dict[str, list[dict]], picture: Path) -> None:
     """Draw each stage's training loss over its steps, side by side.
 
@@ -38,6 +41,7 @@ def plot_losses(logs: dict[str, list[dict]], picture: Path) -> None:
     save_figure(figure, picture, dpi=120)
 
 
+@matplotlib.rc_context(_AS_TEXT)
 def plot_training(folder: Path, picture: Path) -> None:
     """Draw what a stage logged to its `trainer_state.json`, and nothing if it logged nothing.
 
@@ -100,73 +104,73 @@ def _curve(log: list[dict], name: str) -> tuple[list[int], list[float]]:
     return steps, values
 
 
+@matplotlib.rc_context(_AS_TEXT)
 def plot_recall(section: Section, stages: list[str], picture: Path) -> None:
-    """Draw the last stage's text-to-image recall@1 per language.
+    """Draw the last stage's text-to-image recall@1 with its 95 % interval, a row for each language.
 
-    The recall of the stage before it and the English recall of the teacher (a dashed line) are drawn as well,
-    where they are known.
+    The recall of the stage before it and the English recall of the teacher (a dashed line, its interval in
+    grey) are drawn as well, where they are known with their intervals.
 
     Args:
-        section: results of a retrieval task, of the last stage at least.
+        section: results of a retrieval task, of the last stage at least, which has intervals.
         stages: in training order. Of two or more the first is the teacher. Of three or more the last but one
             is drawn beside the last.
     """
-    after = _percent_by_language(section, stages[-1])
+    after = _recalls(section, stages[-1])
     before = {}
     if len(stages) > 2:
-        before = _percent_by_language(section, stages[-2])
-        before = {language: percent for language, percent in before.items() if language in after}
-    english = []
-    if len(stages) > 1:
-        teacher = _percent_by_language(section, stages[0])
-        english = [percent for language, percent in teacher.items() if is_english(language)]
+        before = _recalls(section, stages[-2])
+        before = {language: recall for language, recall in before.items() if language in after}
 
-    width = max(6, 0.5 * len(after))
-    figure = _make_panels(1, width, height=3.5)
+    figure = _make_panels(1, 7, height=1.5 + 0.3 * len(after))
     (axes,) = figure.axes
-    label = stages[-1]
+    place_of = {language: place for place, language in enumerate(after)}
+    if len(stages) > 1:
+        _draw_teacher(axes, _recalls(section, stages[0]))
+    label = f"after {stages[-1]}" if before else stages[-1]
+    _draw_recalls(axes, after, [place_of[language] for language in after], "tab:blue", label)
     if before:
-        label = f"after {stages[-1]}"
-        _draw_before(axes, before, after, label=f"after {stages[-2]}")
-    positions = range(len(after))
-    percents = list(after.values())
-    axes.scatter(positions, percents, color="tab:blue", zorder=2, label=label)
-    if english:
-        axes.axhline(
-            english[0],
-            color="black",
-            linestyle="--",
-            linewidth=1,
-            label="English teacher, English",
-        )
+        # A little below, so that both intervals are seen.
+        places = [place_of[language] + 0.25 for language in before]
+        _draw_recalls(axes, before, places, "silver", f"after {stages[-2]}")
 
-    axes.set(xticks=positions, xticklabels=list(after), ylabel="text-to-image recall@1, %")
-    axes.grid(axis="y", alpha=0.3)
+    axes.set(yticks=list(place_of.values()), yticklabels=list(after), xlabel="text-to-image recall@1, %")
+    axes.set_ylim(len(after) - 0.4, -0.6)  # the first language on top
+    axes.grid(axis="x", alpha=0.3)
     figure.legend(loc="outside upper center", ncols=3, title=section.title)
     save_figure(figure, picture, dpi=120)
 
 
-def _draw_before(axes: Axes, before: dict[str, float], after: dict[str, float], label: str) -> None:
-    """Draw an open circle per language for the stage before, and a grey line from it to the last stage."""
-    languages = list(after)
-    positions = [languages.index(language) for language in before]
-    starts = list(before.values())
-    ends = [after[language] for language in before]
-    axes.vlines(positions, starts, ends, color="lightgrey", linewidth=3)
-    axes.scatter(
-        positions,
-        starts,
-        color="white",
-        edgecolor="tab:blue",
-        zorder=2,  # above the lines
-        label=label,
-    )
+def _draw_recalls(
+    axes: Axes, recalls: dict[str, list[float]], places: list[float], color: str, label: str
+) -> None:
+    """Draw a point with its interval for each language."""
+    values, lows, highs = zip(*recalls.values())
+    errors = [
+        [value - low for value, low in zip(values, lows)],
+        [high - value for value, high in zip(values, highs)],
+    ]
+    axes.errorbar(values, places, xerr=errors, fmt="o", color=color, markersize=5, label=label)
 
 
-def _percent_by_language(section: Section, stage: str) -> dict[str, float]:
-    """Return what the card's table shows of a stage, `{language: percent}`."""
+def _draw_teacher(axes: Axes, recalls: dict[str, list[float]]) -> None:
+    """Draw the English recall of the teacher, where it is known."""
+    for language, (value, low, high) in recalls.items():
+        if is_english(language):
+            axes.axvline(value, color="black", linestyle="--", linewidth=1, label="English teacher, English")
+            axes.axvspan(low, high, color="black", alpha=0.07)
+            return
+
+
+def _recalls(section: Section, stage: str) -> dict[str, list[float]]:
+    """Return what the card's table shows of a stage, `{language: [percent, low, high]}`.
+
+    Results without an interval are left out.
+    """
     metric = table_metric(section.first)
-    percents = {}
+    recalls = {}
     for language, result in section.by_language(stage).items():
-        percents[language] = 100 * result.metrics[metric]
-    return percents
+        if metric in result.intervals:
+            fractions = [result.metrics[metric], *result.intervals[metric]]
+            recalls[language] = [100 * fraction for fraction in fractions]
+    return recalls

@@ -1,93 +1,17 @@
-"""Select the results that belong to a card's stages, and group those that are comparable into tables."""
+"""Group the comparable results of a card's stages into tables."""
 
 import json
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, replace
 from statistics import mean
 
-from benchmarks.results import Result, format_table, model_name
-from common.commands import evaluation_programs
+from benchmarks.results import Result, format_table
 from common.errors import InputError
 
-from .licences import is_hub_id
+from .joining import source_of
 from .paths import public_path
 
 _ALL_DIMENSIONS = "all"  # the column of embeddings that are not truncated
-
-
-def join_to_weights(
-    results: list[Result], stages: list[str], labels: list[str], weights: list[str]
-) -> list[Result]:
-    """Return the results that were measured on the stages' weights, each with its stage's label as `model`.
-
-    Results are matched to stages by the hash of their weights, whatever the folder was called when it was
-    evaluated. If several stages have the same weights, a result belongs to the one that it names, or to all
-    of them.
-
-    Args:
-        stages: folders or Hub ids.
-        labels: their names on the card.
-        weights: their current `hash_weights`.
-
-    Raises:
-        InputError: a result names a stage but has other weights; or no result has the last stage's weights.
-    """
-    joined = []
-    for result in results:
-        for stage in _stages_of(result, stages, weights):
-            joined.append(replace(result, model=labels[stage]))
-
-    if results and not any(result.model == labels[-1] for result in joined):
-        raise InputError(
-            f"none of the {len(results)} results is of the weights of {labels[-1]} ({weights[-1][:16]}): "
-            f"evaluate {stages[-1]} with {evaluation_programs()}, "
-            "or leave results out for a card without figures"
-        )
-    return joined
-
-
-def _stages_of(result: Result, stages: list[str], weights: list[str]) -> list[int]:
-    """Return the indices of the stages that a result was measured on; none if it is of another model."""
-    same_weights = []
-    same_name = []
-    for index, stage in enumerate(stages):
-        if weights[index] == result.weights:
-            same_weights.append(index)
-        if _refers_to(result.model, stage):
-            same_name.append(index)
-    same_both = [index for index in same_weights if index in same_name]
-
-    # The stage was trained again after it was evaluated, or another model has its name.
-    if same_name and not same_both:
-        stage = stages[same_name[0]]
-        evaluated = result.weights[:16]
-        current = weights[same_name[0]][:16]
-        raise InputError(
-            f"{_source(result)} is of other weights ({evaluated}) than {stage} has now ({current}): "
-            f"evaluate it again with {evaluation_programs()}, or move results of another model to a folder "
-            "of their own"
-        )
-    return same_both or same_weights
-
-
-def _refers_to(model: str, stage: str) -> bool:
-    """Return whether a result's `model` refers to a stage.
-
-    It does if both are the same, or if their last parts are, since a folder may have been moved:
-    `old/stage2` refers to `new/stage2`, but `org/clip` does not refer to `me/clip` on the Hub.
-    """
-    if model == stage:
-        return True
-    if is_hub_id(model) and is_hub_id(stage):
-        return False
-    return model_name(model) == model_name(stage)
-
-
-def _source(result: Result) -> str:
-    """Return where a result comes from, for an error message: its file, or its task and language."""
-    if result.path:
-        return str(result.path)
-    return f"a result of {result.task} in {result.language}"
 
 
 def _stage_label(result: Result, labels: Iterable[str]) -> str | None:
@@ -144,6 +68,11 @@ class Section:
                 results[language] = result
         return results
 
+    def has_intervals(self, label: str) -> bool:
+        """Return whether each of a stage's results has the interval of what tables show."""
+        metric = table_metric(self.first)
+        return all(metric in result.intervals for result in self.by_language(label).values())
+
     def table(self, labels: list[str]) -> str:
         """Format a Markdown table of percentages: languages by stages, then the 95 % intervals.
 
@@ -184,7 +113,8 @@ class Section:
         if len(languages) > 1:
             means = [_format_mean(results, languages, metric) for results in by_stage.values()]
             no_intervals = [""] * len(with_interval)
-            rows.append(["mean", *means, *no_intervals])
+            if any(means):
+                rows.append(["mean", *means, *no_intervals])
         return format_table(header, rows)
 
     def remark(self) -> str:
@@ -288,7 +218,7 @@ def _check_fractions(result: Result) -> None:
         is_fraction = isinstance(value, int | float) and 0 <= value <= 1
         if not is_fraction:
             raise InputError(
-                f"{_source(result)} has the {metric} {value}, which is no fraction from 0 to 1: "
+                f"{source_of(result)} has the {metric} {value}, which is no fraction from 0 to 1: "
                 "evaluate again, or delete it"
             )
 
@@ -443,7 +373,6 @@ def _images_differ(results: Collection[Result]) -> bool:
 
 __all__ = [
     "Section",
-    "join_to_weights",
     "labels_of_dims",
     "make_sections",
     "make_truncated_sections",

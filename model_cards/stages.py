@@ -233,7 +233,7 @@ def _recorded_origins(folder: str) -> list[Origin] | None:
     if of_folder is not None or not record.settings:
         return of_folder
     # Earlier versions recorded the data by their names alone.
-    return [_origin_of_data(dataset) for dataset in _datasets_of(record.settings)]
+    return [_origin_of_data(dataset) for dataset in datasets_of(record.settings)]
 
 
 def _origin_of_data(dataset: str, licence: str | None = None) -> Origin:
@@ -266,9 +266,11 @@ def _ancestry(name: str, descendants: list[str]) -> Iterator[str]:
 
 def _parents(name: str) -> list[str]:
     """Return the models that a model was made of: a LoRA's base, the model it started from, or its towers."""
-    settings = _settings(name)
-    if is_low_rank(name):
-        return [base_of(name, "stages")]
+    return [base_of(name, "stages")] if is_low_rank(name) else parents_in(_settings(name))
+
+
+def parents_in(settings: dict) -> list[str]:
+    """Return the models that the settings of a training begin with: the one to go on with, or the towers."""
     if settings.get("model_name_or_path"):
         return [settings["model_name_or_path"]]
     return [source_of(settings[tower]) for tower in _TOWERS if settings.get(tower)]
@@ -330,7 +332,7 @@ def _read_record(stage: str) -> _Record:
     return _Record(settings, excluded, sources)
 
 
-def _datasets_of(settings: dict) -> list[str]:
+def datasets_of(settings: dict) -> list[str]:
     """Return the datasets of a training: each source that a YAML file lists, or the one dataset itself."""
     dataset = settings.get("dataset")
     if not dataset:
@@ -346,4 +348,12 @@ def _datasets_of(settings: dict) -> list[str]:
     return datasets
 
 
-__all__ = ["Lineage", "find_lineage", "label_stages", "origins_of_model", "read_log"]
+__all__ = [
+    "Lineage",
+    "datasets_of",
+    "find_lineage",
+    "label_stages",
+    "origins_of_model",
+    "parents_in",
+    "read_log",
+]

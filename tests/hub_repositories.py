@@ -1,15 +1,19 @@
 """What a Hub holds: repositories with branches, commits and files, in memory."""
 
 import hashlib
+import re
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
 import yaml
+from huggingface_hub.repocard_data import model_index_to_eval_results
 
 DATE = "2026-01-01T00:00:00.000Z"
 # Those of a new repository's .gitattributes that our folders have, and larger files than this.
 _LFS = (".safetensors", ".bin", ".parquet", ".arrow", ".npy", ".pt", ".pth", ".onnx", ".tar", ".zip", ".gz")
 _LARGE = 10 * 1024 * 1024
+_RELATIONS = ("finetune", "adapter", "quantized", "merge")
+_TASKS = ("zero-shot-image-classification", "image-feature-extraction", "feature-extraction")
 _ATTRIBUTES = "".join(f"*{ending} filter=lfs diff=lfs merge=lfs -text\n" for ending in _LFS).encode()
 
 
@@ -189,6 +193,28 @@ def card_metadata(card: str) -> dict:
     if not isinstance(found, dict):
         raise Refusal(400, "YAML metadata is no mapping")
     return found
+
+
+def metadata_errors(card: dict) -> list[str]:
+    """Return what is wrong with a card's metadata by the Hub's documents, as far as our cards state it."""
+    errors = []
+    languages = card.get("language", [])
+    for language in [languages] if isinstance(languages, str) else languages:
+        if not re.fullmatch("[a-z]{2,3}|multilingual", str(language)):
+            errors.append(f"language {language!r} is no ISO 639 code")
+    if card.get("license") == "other" and "license_name" not in card:
+        errors.append("license is other, and license_name is missing")
+    if card.get("base_model_relation", "finetune") not in _RELATIONS:
+        errors.append(f"base_model_relation is not one of {_RELATIONS}")
+    if "pipeline_tag" in card and card["pipeline_tag"] not in _TASKS:
+        errors.append(f"pipeline_tag {card['pipeline_tag']!r} is no task")
+    if "model-index" in card:
+        try:
+            _, results = model_index_to_eval_results(card["model-index"])
+        except (KeyError, TypeError) as error:
+            return [*errors, f"model-index lacks {error}"]
+        errors += [f"{result.task_type!r} is no task" for result in results if result.task_type not in _TASKS]
+    return errors
 
 
 def read_eval_results(files: dict[str, Blob]) -> list[dict]:

@@ -9,12 +9,13 @@ import base64
 import hashlib
 import json
 import re
+from dataclasses import replace
 from http.server import ThreadingHTTPServer
 from pathlib import Path
 from threading import Lock, Thread
 from urllib.parse import parse_qs, unquote
 
-from .hub_repositories import DATE, Blob, Refusal, Repository, card_metadata, entry, is_lfs
+from .hub_repositories import DATE, Blob, Refusal, Repository, card_metadata, entry, is_lfs, metadata_errors
 from .hub_transport import Failure, Transport
 
 TOKEN = "hf_" + "x" * 34
@@ -89,6 +90,14 @@ class HubServer(ThreadingHTTPServer):
         repository = self.repositories[kind, name]
         added = {path: Blob(content, is_lfs(path, len(content))) for path, content in files.items()}
         return repository.commit("main", title, "else", repository.at("main").files | added).oid
+
+    def rename(self, name: str, new: str, oid: str, *, kind: str = "dataset") -> None:
+        """Give a repository another name, and its last commit another hash: those that a task has pinned."""
+        repository = self.repositories.pop((kind, name))
+        repository.id = new
+        pinned = replace(repository.at("main"), oid=oid)
+        repository.branches["main"] = repository.commits[oid] = pinned
+        self.repositories[kind, new] = repository
 
 
 # Longer paths first: the first that matches answers. KIND is models or datasets, ID is owner/name.
@@ -199,12 +208,13 @@ class _Handler(Transport):
         return {}
 
     def validate(self) -> dict | None:
-        """Check a card's metadata: that they are a mapping. The real Hub also checks their values."""
+        """Check a card's metadata, as `metadata_errors` does. The real Hub knows more."""
         try:
-            card_metadata(json.loads(self.body)["content"])
+            errors = metadata_errors(card_metadata(json.loads(self.body)["content"]))
         except Refusal as refusal:
-            return self.send_json({"errors": [{"message": refusal.message}], "warnings": []}, 400)
-        return {"errors": [], "warnings": []}
+            errors = [refusal.message]
+        said = {"errors": [{"message": error} for error in errors], "warnings": []}
+        return self.send_json(said, 400) if errors else said
 
     def info(self, kind: str, id: str, revision: str = "main") -> dict:
         repository = self.repository(kind, id)

@@ -1,9 +1,7 @@
 """Embedding cache: what is encoded, when, by which process, and what is left after a kill."""
 
-import base64
 import errno
 import itertools
-import json
 import os
 import pickle
 import re
@@ -11,13 +9,10 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-import huggingface_hub
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -327,61 +322,6 @@ def test_the_folder_is_a_dataset_repository(tmp_path, dtype):
     assert column.folder.name in card
     assert "| weights |" in card
     assert sorted(path.name for path in column.folder.iterdir()) == ["README.md", "data"]
-
-
-class Hub(BaseHTTPRequestHandler):
-    """As much of the Hub as is needed to write a commit of small files into `server.folder`."""
-
-    def do_POST(self):
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        if "/preupload/" in self.path:
-            reply = {"files": [self.as_regular(file["path"]) for file in json.loads(body)["files"]]}
-        else:
-            url = "https://huggingface.co/datasets/me/cache/commit/1"
-            reply = {"commitUrl": url, "commitOid": "1", "success": True, "warnings": [], "errors": []}
-        if "/commit/" in self.path:
-            for line in body.splitlines():
-                self.write(json.loads(line))
-
-        body = json.dumps(reply).encode()
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    @staticmethod
-    def as_regular(path):
-        """Answer that a file comes within the commit, not by LFS."""
-        return {"path": path, "uploadMode": "regular", "shouldIgnore": False}
-
-    def write(self, line):
-        if line["key"] != "file":
-            return
-        path = self.server.folder / line["value"]["path"]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(base64.b64decode(line["value"]["content"]))
-
-    def log_message(self, *_):
-        """Print nothing on the terminal."""
-
-
-def test_what_is_published_and_fetched_is_taken_for_the_cache(tmp_path, monkeypatch):
-    """Push a cache to a server on this machine, which writes it below another `cache_dir`."""
-    column = cached(tmp_path / "here")
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-    with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
-        server.folder = tmp_path / "elsewhere" / column.folder.name
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        api = huggingface_hub.HfApi(endpoint=f"http://127.0.0.1:{server.server_port}", token="hf_none")
-        api.upload_folder(repo_id="me/cache", repo_type="dataset", folder_path=column.folder)
-        server.shutdown()
-
-    seen = []
-    fetched = cached(tmp_path / "elsewhere", seen=seen)
-    assert not seen
-    assert files(fetched.folder) == files(column.folder)
-    np.testing.assert_array_equal(fetched[range(30)]["target"], column[range(30)]["target"])
 
 
 def killed(rank, cache_dir, at):

@@ -3,6 +3,7 @@
 The client is huggingface_hub's own, and strangers are processes that cannot import our packages.
 """
 
+import io
 import json
 import subprocess
 import sys
@@ -10,13 +11,16 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
-from datasets import load_dataset
-from huggingface_hub import EvalResultEntry, HfApi, ModelCard, eval_result_entries_to_yaml
+from datasets import Dataset, Features, List, Value
+from datasets import Image as ImageFeature
+from huggingface_hub import HfApi, ModelCard
+from PIL import Image
 
 from benchmarks.jobs import zero_shot
 from benchmarks.jobs.zero_shot import ZeroShotArguments
+from benchmarks.outcomes import NDCG
 from benchmarks.report.tables import TableArguments
+from benchmarks.results import load_results
 from common.errors import InputError
 from common.models.loading import load_model, save_model
 from common.recipe import parse
@@ -24,6 +28,7 @@ from deploy.pushing.completeness import check_model
 from deploy.pushing.files import read_contents
 from deploy.pushing.job import PushArguments
 from deploy.pushing.job import main as push
+from model_cards.eval_results import mteb_tasks
 from model_cards.job import CardArguments
 from model_cards.job import main as make_card
 from modeling_altclip import AltCLIPDualEncoderModel
@@ -37,6 +42,7 @@ from .conftest import ROOT
 from .hub_server import TOKEN
 from .processes import TIMEOUT
 
+WIT = "WITT2IRetrieval"
 RECIPES = ROOT / "training/recipes"
 STRANGER = """
 import importlib.abc, json, sys
@@ -56,7 +62,7 @@ image = Image.new("RGB", (32, 32), "red")
 scores = classify(image, candidate_labels=["red apple", "狗脸"], hypothesis_template="{}")
 info = HfApi().model_info(repo, revision=revision, expand=["sha", "evalResults", "model-index", "cardData"])
 results = [result["metrics"][0]["value"] for index in info.model_index or [] for result in index["results"]]
-entries = [entry.value for entry in info.eval_results or []]
+entries = {entry.task_id: entry.value for entry in info.eval_results or []}
 module = type(classify.model).__module__
 said = {"sha": info.sha, "scores": scores, "results": results, "entries": entries, "module": module}
 print(json.dumps(said))
@@ -107,42 +113,71 @@ def train_stage1(miniature, tmp_path, **flags):
     stage1.main(arguments_of(TeacherLearningArguments, recipe, miniature, tmp_path, **given))
 
 
-def evaluate(model, miniature, tmp_path, limit):
-    """Classify a few scenes; return the folder of the results."""
-    results = tmp_path / f"results{limit}"
+@pytest.fixture
+def wit(hub_server, miniature, tmp_path):
+    """Push a data set with the form of `mteb/wit`, and as many rows in Turkish, at the commit mteb names."""
+    n_images, n_texts = mteb_tasks()[WIT].subsets["tr"]
+    names = json.loads((miniature / "dataset/class_names.json").read_text("utf-8"))["tr"]
+    images = []
+    captions = []
+    for number in range(n_images):
+        file = io.BytesIO()
+        Image.new("RGB", (8, 8), (number % 256, number // 256, 99)).save(file, format="PNG")
+        images.append({"bytes": file.getvalue(), "path": None})
+        # The first images have a caption more, so that there are as many as mteb counts.
+        n_captions = 2 if number < n_texts - n_images else 1
+        one, other = number % len(names), number // len(names)
+        captions.append([f"{names[one]} ve {names[other + place]}" for place in range(n_captions)])
+    folder = tmp_path / "wit"
+    (folder / "data").mkdir(parents=True)
+    features = Features({"image": ImageFeature(), "captions": List(Value("string"))})
+    rows = Dataset.from_dict({"image": images, "captions": captions}, features=features)
+    rows.to_parquet(folder / "data/tr.parquet")
+    configs = "configs:\n- config_name: default\n  data_files:\n  - split: tr\n    path: data/tr.parquet\n"
+    (folder / "README.md").write_text(f"---\nlicense: cc-by-sa-4.0\n{configs}---\n# WIT\n")
+    push(PushArguments(folder=str(folder), repo="org/wit", repo_type="dataset"))
+    hub_server.rename("org/wit", "mteb/wit", mteb_tasks()[WIT].revision)
+
+
+def evaluate(model, miniature, run_python, hub_server, tmp_path):
+    """Classify a few scenes, and find images of WIT; return the folder of the results."""
+    results = tmp_path / f"results-{model.name}"
     arguments = ZeroShotArguments(
         models=[str(model)],
         tasks=["miniature-concepts"],
         languages=["en", "zh"],
         dataset=str(miniature / "dataset"),
         class_names=str(miniature / "dataset/class_names.json"),
-        limit=limit,
+        limit=20,
         cache_dir=str(tmp_path / "vectors"),
         output_dir=str(results),
     )
     zero_shot.main(arguments, TableArguments())
+    # In a process of its own, which reads WIT from the Hub.
+    flags = ["--models", model, "--tasks", "wit", "--languages", "tr", "--output_dir", results]
+    variables = hub_server.variables(tmp_path / "home of the evaluation")
+    process = run_python("python", "benchmarks/run_retrieval.py", *flags, **variables)
+    assert process.returncode == 0, process.stderr[-3000:]
     return results
 
 
 def finish(stage, results, folder):
-    """Make the folder for the Hub: model, card with results, and results in the Hub's newer form."""
+    """Make the folder for the Hub; return the values of its model-index, and those of mteb's tasks."""
     card = {"title": "My CLIP", "repo": "me/my-clip", "stages": [str(stage)], "results": str(results)}
     make_card(CardArguments(**card, output_dir=str(folder)))
     data = ModelCard.load(folder / "README.md").data
-    entries = []
-    for result in data.eval_results:
-        entries.append(EvalResultEntry("org/scenes", result.dataset_config, 100 * result.metric_value))
-    (folder / ".eval_results").mkdir(exist_ok=True)
-    written = yaml.safe_dump(eval_result_entries_to_yaml(entries))
-    (folder / ".eval_results/scenes.yaml").write_text(written)
-    return [result.metric_value for result in data.eval_results]
+    measured = load_results(results)
+    of_wit = [result.metrics[NDCG] for result in measured if result.dataset == "mteb/wit"]
+    entries = {f"{WIT}_tr_test": round(100 * of_wit[0], 5)}
+    return [result.metric_value for result in data.eval_results], entries
 
 
-def test_a_life_on_the_hub(miniature, hub_server, tmp_path, capsys):
+def test_a_life_on_the_hub(miniature, wit, hub_server, run_python, tmp_path, capsys):
     train_stage1(miniature, tmp_path)
     folder = tmp_path / "my-clip"
-    values = finish(tmp_path / "out", evaluate(tmp_path / "out", miniature, tmp_path, 20), folder)
-    assert len(values) == 2  # English and Chinese
+    results = evaluate(tmp_path / "out", miniature, run_python, hub_server, tmp_path)
+    values, entries = finish(tmp_path / "out", results, folder)
+    assert len(values) == 3  # concepts in English and Chinese, WIT in Turkish
     arguments = PushArguments(folder=str(folder), repo="me/my-clip")
     push(arguments)
     first = hub_server.model("me/my-clip").at("main").oid
@@ -155,50 +190,33 @@ def test_a_life_on_the_hub(miniature, hub_server, tmp_path, capsys):
     assert said["module"].startswith("transformers.models.altclip.")
     assert sum(score["score"] for score in said["scores"]) == pytest.approx(1)
     assert said["results"] == values
-    assert said["entries"] == pytest.approx([100 * value for value in values])
+    assert said["entries"] == entries
     # With our package it is the same model.
     ours, _ = load_model("me/my-clip")
     assert torch.equal(ours.logit_scale, load_model(str(tmp_path / "out"))[0].logit_scale)
 
-    # A second push changes the results; the first is still there under its revision.
-    changed = finish(tmp_path / "out", evaluate(tmp_path / "out", miniature, tmp_path, 60), folder)
-    assert changed != values
+    # A second push, of a longer training, changes the results; the first is still there under its revision.
+    longer = tmp_path / "longer"
+    train_stage1(miniature, tmp_path, output_dir=longer, max_steps=8)
+    results = evaluate(longer, miniature, run_python, hub_server, tmp_path)
+    _, changed = finish(longer, results, folder)
+    assert changed != entries
     push(arguments)
-    info = HfApi().model_info("me/my-clip", expand=["sha", "evalResults"])
-    assert [entry.value for entry in info.eval_results] == pytest.approx([100 * value for value in changed])
-    old = HfApi().model_info("me/my-clip", revision=first, expand=["evalResults"]).eval_results
-    assert [entry.value for entry in old] == pytest.approx([100 * value for value in values])
+    assert entries_on_the_hub() == changed
+    assert entries_on_the_hub(revision=first) == entries
 
     # Somebody else corrects the card: a third push does not undo that in silence.
     theirs = hub_server.put("me/my-clip", {"README.md": b"# Better\n"}, title="Better card")
-    finish(tmp_path / "out", tmp_path / "results20", folder)
+    finish(tmp_path / "out", tmp_path / "results-out", folder)
     with pytest.raises(InputError, match="me/my-clip has changed: .*'Better card' by else. Nothing was rep"):
         push(arguments)
     assert hub_server.model("me/my-clip").at("main").oid == theirs
     assert capsys.readouterr().out.count("Next: AutoModel.from_pretrained") == 2
 
 
-READS = """
-import json, sys
-from datasets import load_dataset
-rows = load_dataset("me/scenes", split="validation", revision=sys.argv[1])
-print(json.dumps([len(rows), rows[0]["image"].size, rows[0]["captions"]["zh"]]))
-"""
-
-
-def test_the_miniature_is_a_data_set_on_the_hub(miniature, hub_server, tmp_path):
-    push(PushArguments(folder=str(miniature / "dataset"), repo="me/scenes", repo_type="dataset"))
-    info = HfApi().dataset_info("me/scenes")
-    assert "cc-by-sa-4.0" in info.card_data.license
-    variables = hub_server.variables(tmp_path / "home", token=None) | {"PATH": "", "PYTHONSAFEPATH": "1"}
-    command = [sys.executable, "-c", READS, info.sha]
-    run = subprocess.run(
-        command, cwd=tmp_path, env=variables, capture_output=True, text=True, timeout=TIMEOUT
-    )
-    assert run.returncode == 0, run.stderr[-3000:]
-    here = load_dataset(str(miniature / "dataset"), split="validation")
-    said = json.loads(run.stdout.splitlines()[-1])
-    assert said == [len(here), [32, 32], here[0]["captions"]["zh"]]
+def entries_on_the_hub(**given):
+    info = HfApi().model_info("me/my-clip", expand=["evalResults"], **given)
+    return {entry.task_id: entry.value for entry in info.eval_results}
 
 
 STAGES = {

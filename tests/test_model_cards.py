@@ -34,6 +34,7 @@ VISION = {**SIZE, "image_size": 32, "patch_size": 8}
 LOSSES = [{"loss": 1.0, "step": 1}, {"loss": 0.9, "step": 2}]
 LOG = {"log_history": LOSSES, "max_steps": 2, "global_step": 2}
 COMMIT = "4" * 40
+INTERVALS = {"text_to_image_recall@1": [0.05, 0.9]}
 
 
 @pytest.fixture(scope="module")
@@ -233,9 +234,9 @@ def test_one_stage_or_many(zoo, hashes, make, stages):
     # English: 0.1 for the first stage, 0.2 for the second, and so on. Chinese: 0.7 for the last stage only.
     results = []
     for number, stage in enumerate(stages, start=1):
-        results.append(retrieval(zoo / stage, hashes[stage], value=0.1 * number))
+        results.append(retrieval(zoo / stage, hashes[stage], value=0.1 * number, intervals=INTERVALS))
     last = stages[-1]
-    results.append(retrieval(zoo / last, hashes[last], value=0.7, language="zh-Hans"))
+    results.append(retrieval(zoo / last, hashes[last], value=0.7, language="zh-Hans", intervals=INTERVALS))
     text, folder = make(stages, results)
 
     # Metadata.
@@ -274,7 +275,7 @@ def test_one_stage_or_many(zoo, hashes, make, stages):
 
 @pytest.mark.parametrize("kinds", [[], [retrieval], [zero_shot], [retrieval, zero_shot]])
 def test_any_mixture_of_results(zoo, hashes, make, capsys, kinds):
-    results = [kind("stage2", hashes["stage2"]) for kind in kinds]
+    results = [kind("stage2", hashes["stage2"], intervals=INTERVALS) for kind in kinds]
     text, folder = make(["stage2"], results, plot_task="pairs")
     printed = capsys.readouterr().out
     has_results = bool(kinds)
@@ -284,6 +285,15 @@ def test_any_mixture_of_results(zoo, hashes, make, capsys, kinds):
     assert (folder / "recall.png").exists() == has_recall
     assert ("](recall.png)" in text) == has_recall
     assert ("No recall in pairs to plot" in printed) != has_recall
+
+
+def test_there_is_no_plot_without_intervals(hashes, make, capsys):
+    results = [retrieval("stage2", hashes["stage2"])]
+    results.append(retrieval("stage2", hashes["stage2"], language="zh", intervals=INTERVALS))
+    text, folder = make(["stage2"], results)
+    assert not (folder / "recall.png").exists()
+    assert "recall.png" not in text
+    assert "No plot of pairs, whose results have no intervals" in capsys.readouterr().out
 
 
 def test_an_empty_folder_of_results_is_reported(make, tmp_path, capsys):
@@ -324,7 +334,7 @@ def test_a_mean_is_of_the_same_images(hashes, make):
     ]
     text, _ = make(["stage2"], results)
     remark = "No mean over languages that have different images."
-    assert re.search(rf"\| mean +\| +\|\n\n{remark}\n", text)
+    assert re.search(rf"\| zh +\| 60.0 +\|\n\n{remark}\n", text)  # and no row of means
 
     same_images = [dataclasses.replace(result, images="a") for result in results]
     text, _ = make(["stage2"], same_images)

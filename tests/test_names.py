@@ -8,6 +8,7 @@ import pytest
 import torch
 import yaml
 
+from benchmarks.bootstrap import intervals
 from benchmarks.jobs.report import main as write_report
 from benchmarks.outcomes import RetrievalOutcomes
 from benchmarks.report.selection import ReportArguments
@@ -26,7 +27,11 @@ from common.origins import Origin
 from common.output import check_output_dir
 from common.paths import check_folder
 from model_cards.card import Facts, render_card
+from model_cards.draft import draft_card
+from model_cards.plots import plot_losses, plot_recall
+from model_cards.sections import make_sections
 from model_cards.stages import Lineage
+from model_cards.trainings import Training, table_of_trainings
 from modeling_altclip.languages_altclip import check_tag, name_languages
 from modeling_altclip.prompts_altclip import PROMPTS, fill_template, has_one_slot, read_templates
 
@@ -255,6 +260,10 @@ HOSTILE_NAMES = [
     "a\n```\nb",
     "\\[x\\](http://host)",
     "=1+1",
+    "---",
+    "a\n---\nlicense: mit",
+    "$\\frac{$",
+    '"a": [b',
 ]
 
 
@@ -318,6 +327,38 @@ def test_a_card_shows_hostile_names_as_text(name):
     assert links == ["https://arxiv.org/abs/2211.06679"]  # the one that the template writes
     assert "<script" not in body.partition("Evaluation commands")[0]
     assert not re.search(r"^# heading", card.text, re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", HOSTILE_NAMES)
+def test_settings_and_drafts_show_hostile_names_as_text(name, tmp_path):
+    settings = {"output_dir": "outputs/stage", "dataset": name, "optim": name, "trainable": [name]}
+    settings |= {"model_name_or_path": name, "max_steps": 2, "languages": ["en"]}
+    training = Training(settings=settings, machine={"versions": {"torch": name, "transformers": name}})
+    training.machine |= {"processes": name, "device": name, "threads": name}
+    table = table_of_trainings({name: training})
+    # A header, a rule, and data, steps, trained, optimizer, machine and versions.
+    assert len(table.splitlines()) == 8
+    assert not set(unescaped(table)) & set("`[]<>\\")
+
+    (tmp_path / "stage.yaml").write_text(json.dumps(settings))  # JSON is YAML
+    card = draft_card(name, "me/T", ["outputs/stage"], str(tmp_path), name, name)
+    front = yaml.safe_load(card.content.split("\n---\n")[0].removeprefix("---\n"))
+    assert "base_model" not in front  # no name on the Hub
+    assert front["license"] == name
+    assert "](" not in unescaped(card.text)
+    assert "<script" not in unescaped(card.text)
+    assert not re.search(r"^# heading", card.text, re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", HOSTILE_NAMES)
+def test_a_plot_shows_hostile_names_as_text(name, tmp_path):
+    outcomes = RetrievalOutcomes(torch.arange(4), torch.arange(4), torch.arange(4))
+    given = {"task": name, "metrics": outcomes.metrics(), "intervals": intervals(outcomes, 40)}
+    results = [result_of(model=stage, language="en", **given) for stage in ("teacher", "before", name)]
+    (section,) = make_sections(results, ["teacher", "before", name])
+    plot_recall(section, ["teacher", "before", name], tmp_path / "recall.png")
+    plot_losses({name: [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0}]}, tmp_path / "loss.png")
+    assert {path.name for path in tmp_path.iterdir()} == {"recall.png", "loss.png"}
 
 
 @pytest.mark.parametrize("repo", ["org/name", "name", "outputs/miniature/altclip", "my models/a b", "../up"])

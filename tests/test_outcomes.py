@@ -4,9 +4,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import pytrec_eval
 import torch
-from sklearn.metrics import average_precision_score, balanced_accuracy_score, roc_auc_score
+from sklearn.metrics import average_precision_score, balanced_accuracy_score, ndcg_score, roc_auc_score
+from torch.nn.functional import normalize, one_hot
 
+from benchmarks.metrics import retrieval_ranks
 from benchmarks.outcomes import (
     ClassOutcomes,
     MultilabelOutcomes,
@@ -67,7 +70,38 @@ def test_retrieval_by_hand():
     assert metrics["text_to_image_rank_p25"] == 2.25
     assert metrics["image_to_text_rank_p75"] == 3.75
     assert metrics["image_to_text_rank_p5"] == pytest.approx(0.25)
-    assert len(metrics) == 2 + 20 + 1 + 10  # counts, recalls at 1 to 10, their mean, rank percentiles
+    # Rank 0 has a gain of 1, rank 3 of 1 / log2(5), rank 9 of 1 / log2(11), and rank 10 none.
+    assert metrics["text_to_image_ndcg@10"] == pytest.approx((1 + 0.430677 + 0.289065 + 0) / 4, abs=1e-6)
+    assert len(metrics) == 2 + 20 + 2 + 10  # counts, recalls at 1 to 10, their mean, nDCG, rank percentiles
+
+
+def test_ndcg_is_that_of_pytrec_eval_and_scikit_learn():
+    """mteb computes it by pytrec_eval, from the same scores."""
+    generator = torch.Generator().manual_seed(0)
+    owners = torch.arange(40).repeat_interleave(2)
+    images = normalize(torch.randn(40, 8, generator=generator), dim=-1)
+    texts = normalize(images[owners] + torch.randn(80, 8, generator=generator), dim=-1)
+    scores = (texts @ images.T).numpy()
+    relevant = one_hot(owners, 40).numpy()
+
+    found = RetrievalOutcomes(*retrieval_ranks(images, texts, owners), owners).metrics()
+    assert found["text_to_image_ndcg@10"] == pytest.approx(ndcg_score(relevant, scores, k=10), abs=1e-9)
+    right = {str(text): {str(image.item()): 1} for text, image in enumerate(owners)}
+    run = {}
+    for text, of_images in enumerate(scores.tolist()):
+        run[str(text)] = {str(image): score for image, score in enumerate(of_images)}
+    by_query = pytrec_eval.RelevanceEvaluator(right, {"ndcg_cut.10"}).evaluate(run)
+    expected = np.mean([measures["ndcg_cut_10"] for measures in by_query.values()])
+    assert found["text_to_image_ndcg@10"] == pytest.approx(expected, abs=1e-9)
+    assert 0.2 < expected < 0.8
+
+
+def test_a_text_of_several_images_has_no_ndcg():
+    """Its rank is that of the best of them, and the others' are not known."""
+    pairs = torch.tensor([[0, 0], [0, 1], [1, 1]])
+    metrics = RetrievalOutcomes(torch.tensor([0, 1]), torch.tensor([0, 0]), pairs).metrics()
+    assert "text_to_image_recall@10" in metrics
+    assert "text_to_image_ndcg@10" not in metrics
 
 
 def test_classes_by_hand():
@@ -193,7 +227,9 @@ def test_a_text_of_several_images_is_drawn_with_each():
     pairs = torch.tensor([[0, 0], [0, 1], [1, 1], [2, 2]])
     outcomes = RetrievalOutcomes(torch.tensor([0, 9, 9]), torch.tensor([0, 0, 0]), pairs)
     alone = RetrievalOutcomes(torch.tensor([0, 9, 9]), torch.tensor([0, 0, 0]), torch.arange(3))
-    assert outcomes.metrics() == alone.metrics()
+    expected = alone.metrics()
+    del expected["text_to_image_ndcg@10"]
+    assert outcomes.metrics() == expected
     assert outcomes.metrics()["text_to_image_recall@1"] == pytest.approx(1 / 3)
     # Text 0 alone is found: recall is the weight of text 0 over that of all texts.
     expected_of_draw = {

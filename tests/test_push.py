@@ -317,25 +317,6 @@ def test_who_may_not_push_is_told_so(folder, hub_server, monkeypatch):
         push(folder)
 
 
-def test_the_folder_of_a_data_set(tmp_path, hub_server, capsys):
-    folder = tmp_path / "scenes"
-    (folder / "data").mkdir(parents=True)
-    (folder / "data/train.jsonl").write_text('{"text": "a dog"}\n')
-    given = {"folder": str(folder), "repo": "org/scenes", "repo_type": "dataset"}
-    with pytest.raises(InputError, match="has no README.md: write a card with configs and license"):
-        main(PushArguments(**given))
-    configs = "configs:\n- config_name: default\n  data_files: data/train.jsonl\n"
-    (folder / "README.md").write_text(f"---\n{configs}---\n# Scenes\n")
-    with pytest.raises(InputError, match="have no license: add it"):
-        main(PushArguments(**given))
-    (folder / "README.md").write_text(f"---\nlicense: mit\n{configs}---\n# Scenes\n")
-    main(PushArguments(**given))
-    info = HfApi().dataset_info("org/scenes")
-    assert info.card_data.license == "mit"
-    assert [file.rfilename for file in info.siblings] == [".gitattributes", "README.md", "data/train.jsonl"]
-    assert 'Next: datasets.load_dataset("org/scenes", revision=' in capsys.readouterr().out
-
-
 def test_the_command_takes_folder_and_repository_without_flags(folder, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["altclip"])
     altclip(["push", str(folder), "me/clip", "--dry_run"])

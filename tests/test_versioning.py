@@ -61,6 +61,6 @@ def test_a_result_is_read(task, metric):
     (result,) = [result for result in load_results(OLD / "results") if result.task == task]
     assert result.metric == metric
     assert result.metrics["n"] == 12
-    # The per-item results give the same figures again.
-    outcomes = load_outcomes(OLD / f"results/tiny/{task}.en.npz")
-    assert outcomes.metrics() == pytest.approx(result.metrics)
+    # The per-item results give the same figures again, and those of metrics that came later.
+    found = load_outcomes(OLD / f"results/tiny/{task}.en.npz").metrics()
+    assert {name: found[name] for name in result.metrics} == pytest.approx(result.metrics)

@@ -16,6 +16,7 @@ _LABELS = {
     "text_to_text_overtaken": "T2T overtaken",
     "text_to_text_preference": "T2T language preference",
     "text_to_image_mean_recall": "T2I mean recall",
+    "text_to_image_ndcg@10": "T2I nDCG@10",
     "accuracy@1": "top-1 accuracy",
     "accuracy@5": "top-5 accuracy",
     "mean_per_class": "mean per class",

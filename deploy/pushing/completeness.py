@@ -1,8 +1,7 @@
-"""Check that others can load what is pushed: a model with its weights and code, a data set with its card."""
+"""Check that others can load the model that is pushed: its weights and its code are there."""
 
 from pathlib import Path
 
-from huggingface_hub import RepoCard
 from transformers.dynamic_module_utils import get_relative_import_files
 
 from common.errors import InputError, one_line
@@ -105,24 +104,4 @@ def _modules_of(settings: dict) -> set[str]:
     return modules
 
 
-def check_dataset(folder: Path) -> None:
-    """Check the card of a data set.
-
-    Raises:
-        InputError: there is none, or it lacks its files by split or its licence.
-    """
-    card = folder / "README.md"
-    if not card.is_file():
-        raise InputError(
-            f"folder {str(folder)!r} has no README.md: write a card with configs and license in its metadata"
-        )
-    metadata = RepoCard.load(card, ignore_metadata_errors=True).data.to_dict()
-    for key in ("configs", "license"):
-        if key not in metadata:
-            raise InputError(
-                f"the metadata of {str(card)!r} have no {key}: add it, see "
-                "https://huggingface.co/docs/hub/datasets-cards"
-            )
-
-
-__all__ = ["check_dataset", "check_model"]
+__all__ = ["check_model"]

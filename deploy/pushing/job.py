@@ -11,7 +11,8 @@ from common.commands import command_for
 from common.errors import InputError
 from common.output import format_bytes
 
-from .completeness import check_dataset, check_model
+from .completeness import check_model
+from .dataset_card import complete_card
 from .files import Contents, read_contents
 from .privacy import refuse_private
 from .record import Pushed, read_pushed, write_pushed
@@ -32,6 +33,13 @@ class PushArguments:
         }
     )
     repo_type: str = field(default="model", metadata={"help": "What the folder has: model or dataset."})
+    license: str | None = field(
+        default=None,
+        metadata={
+            "help": "The licence of a data set, as the Hub names it, where its card states none. That of a "
+            "model is stated by its card."
+        },
+    )
     private: bool = field(
         default=False,
         metadata={"help": "Make the repository private, and push into none that is there and public."},
@@ -73,6 +81,11 @@ class PushArguments:
             raise InputError(f"repo {self.repo!r} has no owner: give OWNER/NAME, such as me/{self.repo}")
         if self.repo_type not in _KINDS:
             raise InputError(f"repo_type is {self.repo_type!r}: give {' or '.join(_KINDS)}")
+        if self.repo_type == "model" and self.license is not None:
+            raise InputError(
+                f"license is {self.license!r}, and the card of a model states its own: give it to "
+                f"{command_for('card')}, or --repo_type dataset for a data set"
+            )
         if self.retries < 0:
             raise InputError(f"retries is {self.retries}: give 0 or more")
         if self.parent_commit is not None and len(self.parent_commit) < 7:
@@ -94,7 +107,8 @@ def main(arguments: PushArguments) -> None:
     if arguments.repo_type == "model":
         check_model(folder, contents)
     else:
-        check_dataset(folder)
+        complete_card(folder, arguments.license)
+        contents = read_contents(folder)  # with the card
     refuse_private(contents, folder, arguments.allow)
 
     last = read_pushed(folder, target.where)

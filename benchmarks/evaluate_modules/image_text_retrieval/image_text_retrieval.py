@@ -4,15 +4,18 @@
 that it imports none of our packages. It returns the numbers of `benchmarks`.
 """
 
+import math
+
 import evaluate
 import torch
 from datasets import Features, List, Value
 
 _DESCRIPTION = """
 How well texts find their images among all images, and images their texts, in the space of a CLIP-like model:
-recall at 1 to 10 in both directions, the mean recall of the papers (both directions at 1, 5 and 10), and
-percentiles of the rank of the right answer. The metrics are exact, and memory does not grow with
-images x texts. An image is found by the best of its texts. Ties are ranked pessimistically.
+recall at 1 to 10 in both directions, the mean recall of the papers (both directions at 1, 5 and 10), nDCG@10
+of the images found by texts, and percentiles of the rank of the right answer. The metrics are exact, and
+memory does not grow with images x texts. An image is found by the best of its texts. Ties are ranked
+pessimistically.
 """
 _INPUTS = """
 Args:
@@ -21,7 +24,8 @@ Args:
     image_embeds: embeddings of unit length `(images, dim)`.
 
 Returns:
-    `text_to_image_recall@1` to `@10`, `image_to_text_recall@1` to `@10` and `mean_recall`, fractions;
+    `text_to_image_recall@1` to `@10`, `image_to_text_recall@1` to `@10`, `mean_recall` and
+    `text_to_image_ndcg@10`, fractions;
     `text_to_image_rank_p5`, `_p25`, `_p50`, `_p75`, `_p95` and those of `image_to_text`, ranks that count
     from 0; `n` images and `n_texts`.
 
@@ -74,12 +78,19 @@ class ImageTextRetrieval(evaluate.Metric):
         for direction in ("text_to_image", "image_to_text"):
             six += [recalls[f"{direction}_recall@{k}"] for k in (1, 5, 10)]
         mean = torch.tensor(six, dtype=torch.double).mean().item()
-        return {"n": len(images), "n_texts": len(texts), **recalls, "mean_recall": mean, **ranks}
+        of_all = {"mean_recall": mean, "text_to_image_ndcg@10": _ndcg(text_ranks)}
+        return {"n": len(images), "n_texts": len(texts), **recalls, **of_all, **ranks}
 
 
 def _recalls(direction: str, ranks: torch.Tensor) -> dict[str, float]:
     """Return the share of the queries of a direction whose right answer is among the first k."""
     return {f"{direction}_recall@{k}": (ranks < k).double().mean().item() for k in _DEPTHS}
+
+
+def _ndcg(ranks: torch.Tensor) -> float:
+    """Return the mean nDCG@10 of queries with one right answer each."""
+    gains = [(ranks == rank).sum().item() / math.log2(rank + 2) for rank in range(len(_DEPTHS))]
+    return sum(gains) / len(ranks)
 
 
 def _percentiles(direction: str, ranks: torch.Tensor) -> dict[str, float]:
