@@ -272,6 +272,12 @@ def test_a_space_tells_the_hub_what_it_is(space_dir, index, tmp_path):
         job.main(PageArguments(index=str(index), attribution="a", space_dir=str(space_dir)))
 
 
+def test_a_space_names_its_model_on_the_hub():
+    header = space._card("Ours", "org/name").split("---\n")[1]
+    assert "models:\n- org/name\n" in header
+    assert "preload_from_hub:\n- org/name\n" in header
+
+
 def test_a_space_without_its_pictures_is_not_written(photos, index, tmp_path):
     copy = tmp_path / "photos"
     shutil.copytree(photos, copy)

@@ -13,8 +13,9 @@ from dataclasses import replace
 from importlib.metadata import distribution, version
 from pathlib import Path
 
-import yaml
 from datasets import Image
+from huggingface_hub import SpaceCardData
+from huggingface_hub.utils import yaml_dump
 
 import modeling_altclip
 from common.errors import InputError
@@ -61,7 +62,8 @@ main(*parse(PageArguments, arguments=["page.yaml"]))
 '''
 _CARD = """\
 ---
-{header}---
+{header}
+---
 
 # {title}
 
@@ -97,7 +99,7 @@ def write_space(
         _copy_package(folder)
         _copy_index(folder, index, _copy_model(folder, model))
         page = {"index": "index", "title": title, "attribution": "ATTRIBUTION.md", **settings}
-        write_text(folder / "page.yaml", yaml.safe_dump(page, allow_unicode=True, sort_keys=False))
+        write_text(folder / "page.yaml", yaml_dump(page))
         write_text(folder / "ATTRIBUTION.md", attribution)
         write_text(folder / "LICENSE", _licence())
         write_text(folder / "app.py", _APP.format(prefix=_PREFIX))
@@ -176,25 +178,24 @@ def _requirements() -> str:
 
 def _card(title: str, model: str) -> str:
     """Return `README.md`, whose header tells the Hub how to run the Space."""
-    is_local = Path(model).is_dir()
-    header = {
-        "title": title,
-        "emoji": "🔎",
-        "colorFrom": "blue",
-        "colorTo": "green",
-        "sdk": "gradio",
-        "sdk_version": version("gradio"),
-        "python_version": _PYTHON,
-        "app_file": "app.py",
-        "suggested_hardware": "cpu-basic",
-        "short_description": "Search and classify pictures in many languages",
-        "license": "other",
-    }
-    if not is_local:
-        header |= {"models": [model], "preload_from_hub": [model]}
-    header = yaml.safe_dump(header, allow_unicode=True, sort_keys=False)
-    card = "its card in `model`" if is_local else f"[its card](https://huggingface.co/{model})"
-    return _CARD.format(header=header, title=title, model=card)
+    on_hub = [] if Path(model).is_dir() else [model]
+    header = SpaceCardData(
+        title=title,
+        emoji="🔎",
+        colorFrom="blue",
+        colorTo="green",
+        sdk="gradio",
+        sdk_version=version("gradio"),
+        python_version=_PYTHON,
+        app_file="app.py",
+        suggested_hardware="cpu-basic",
+        short_description="Search and classify pictures in many languages",
+        license="other",
+        models=on_hub or None,
+        preload_from_hub=list(on_hub) or None,  # one list twice would be an anchor in YAML
+    )
+    card = f"[its card](https://huggingface.co/{model})" if on_hub else "its card in `model`"
+    return _CARD.format(header=header.to_yaml(), title=title, model=card)
 
 
 __all__ = ["write_space"]
