@@ -120,8 +120,8 @@ def _copy_package(folder: Path) -> None:
     for name in _PACKAGES:
         shutil.copytree(_SOURCES / name, inside / name, ignore=without)
     shutil.copy(_SOURCES / "deploy/__init__.py", inside / "deploy/__init__.py")
-    if _PREFIX:
-        shutil.copy(_SOURCES / "__init__.py", inside / "__init__.py")
+    if _PREFIX:  # its own would look for the packages that are left out
+        write_text(inside / "__init__.py", '"""The parts of altclip that the page needs."""\n')
 
 
 def _licence() -> str:
