@@ -12,7 +12,7 @@ ZERO_SHOT := paper-table-1 paper-imagenet-languages paper-icinw paper-clip-bench
 RETRIEVAL := paper-table-2 paper-table-3 paper-multi30k
 PAPER := $(ZERO_SHOT) $(RETRIEVAL) paper-table-4
 
-.PHONY: demo photographs photographs-full ablation families add-languages own-pictures parallel download-env data-dry-run gpu-check docs licences bom audit test test-slow soak fuzz hostile coverage mutants test-upstream test-lowest test-python test-only style install release world-table $(PAPER)
+.PHONY: demo photographs photographs-full ablation families add-languages own-pictures parallel space test-space download-env data-dry-run gpu-check docs licences bom audit test test-slow soak fuzz hostile coverage mutants test-upstream test-lowest test-python test-only style install release world-table $(PAPER)
 
 # Repeated after a kill it goes on, and does nothing where all is done.
 demo: $(VENV)/installed  ## train and evaluate the miniature: data, three stages, evaluation, model card
@@ -68,6 +68,23 @@ own-pictures: outputs/miniature/altclip/README.md  ## fine-tune the finished min
 parallel: outputs/miniature/altclip/README.md  ## compare training with English captions alone and with parallel captions, three seeds each
 	$(BIN)/accelerate launch --quiet training/run_text_pretraining.py training/recipes/parallel/text_miniature.yaml
 	$(BIN)/python training/run_parallel_experiment.py training/recipes/parallel/experiment_miniature.yaml
+
+PAGE = $(BIN)/pip install --disable-pip-version-check --quiet --constraint $(CONSTRAINTS) --editable
+
+space: outputs/miniature/index/index.json  ## serve the demo page of the miniature, and write it as a Space in outputs/space
+	$(PAGE) ".[page]"
+	rm -rf outputs/space
+	$(BIN)/python -m altclip page deploy/page/miniature.yaml --space_dir outputs/space
+	$(BIN)/python -m altclip page deploy/page/miniature.yaml
+
+test-space: outputs/miniature/index/index.json  ## open that Space in Chromium and use it; screenshots are in outputs/page
+	$(PAGE) ".[page,browser]"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m browser tests/test_page_in_browser.py $(FLAGS)
+
+outputs/miniature/index/index.json: outputs/miniature/altclip/README.md
+	rm -rf outputs/miniature/index  # that of another model would be refused
+	$(BIN)/python -m altclip index outputs/miniature/dataset --split test_pairs \
+		--model_name_or_path outputs/miniature/altclip --output_dir outputs/miniature/index
 
 # img2dataset pins older libraries than training needs, and so has an environment of its own.
 download-env: .venv-download/installed  ## create the environment that training/run_download.py downloads pictures with

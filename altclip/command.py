@@ -156,6 +156,13 @@ JOBS = {
         second="text",
         one_process=True,
     ),
+    "page": _Job(
+        "deploy.page.job",
+        "Serve a page to search an index, classify pictures and compare languages, or write it as a Space.",
+        'outputs/index --queries "red apple" 红苹果 "تفاح أحمر"',
+        first="index",
+        one_process=True,
+    ),
     "draw": _Job(
         "deploy.drawing.job",
         "Draw pictures by one prompt in many languages, through a diffusion pipeline with our text tower.",

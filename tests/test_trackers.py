@@ -32,11 +32,8 @@ print(json.dumps([in_tensorboard, in_trackio]))
 
 @pytest.mark.slow
 def test_trackers_get_the_figures_of_the_log(miniature, tmp_path):
-    """Compare each figure of each step, from a run of stage 1 without a network.
-
-    Trackio's newest release asks for a pillow before our pin.
-    """
-    python = build_environment(tmp_path / "venv", *extra("logging"), unpinned=("pillow",))
+    """Compare each figure of each step, from a run of stage 1 without a network."""
+    python = build_environment(tmp_path / "venv", *extra("logging"))
     out = tmp_path / "out"
     in_trackio = {"TRACKIO_DIR": str(tmp_path / "trackio")}
     command = ["training/run_stage1.py", "training/recipes/miniature/stage1.yaml"]
