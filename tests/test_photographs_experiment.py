@@ -666,6 +666,10 @@ def test_curves_end_with_all_steps_text_and_languages(curve_share, arguments, re
     first, last = content["curves"]["trained languages"]
     # Two languages were trained: of 200 and of 180 pictures 100 are not found.
     assert first["trained"]["value"] == pytest.approx((100 / 200 + 80 / 180) / 2)
+    # Other groups are of the same languages at every point, whatever was trained.
+    assert first.keys() == last.keys()
+    assert first["English"]["value"] == pytest.approx(100 / 200)
+    assert first["all others of the recipe"]["value"] == pytest.approx(80 / 180)
     assert content["ablations"].keys() == {"capacity", "four_bits"}
     assert content["ablations"]["four_bits"]["high"] < 0
     assert content["gains of a head in closed form"].keys() == {"20"}

@@ -12,8 +12,10 @@ import json
 import shlex
 from dataclasses import asdict
 from pathlib import Path
+from textwrap import fill
 from typing import NamedTuple
 
+import numpy as np
 import pyarrow.parquet as pq
 import torch
 from torch import nn
@@ -44,10 +46,17 @@ from .scores import Column, Results, Score
 from .verdicts import difference_of_means
 
 with of_extra("plots"):
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 _FOUR_BITS = "four_bits"
 _RANDOM = "steps, head at random"
+_OTHERS = "all others of the recipe"
+_UNSEEN = "never trained"
+# Groups of languages that are drawn: the same at every point.
+_COLORS = {"English": "tab:green", _OTHERS: "tab:blue", _UNSEEN: "tab:orange"}
+_CLOSE = 1.2  # places of a logarithmic axis whose labels would overlap
+_LABEL = 22  # letters of a line
 _AT_RANDOM = ["--initialize_projection", "random"]
 _BLOCK = 32  # values that share a scale
 _LEVELS = 8  # from -8 to 7
@@ -240,11 +249,19 @@ def _points_of(arguments: PhotographsArguments) -> dict[str, list[_Point]]:
 def _measure(
     point: _Point, results: Results, arguments: PhotographsArguments
 ) -> tuple[int, dict[str, Score]]:
-    """Return where a point is, and the mean recall in the languages that it has seen and in the others."""
+    """Return where a point is, and the mean recall in some languages.
+
+    `trained` are those that its model was trained in. The other groups are the same for all points: English,
+    all others that the experiment trains, and those that it never trains.
+    """
+    groups = {
+        "trained": point.trained,
+        "English": arguments.trained[:1],
+        _OTHERS: arguments.trained[1:],
+        _UNSEEN: arguments.unseen,
+    }
     column = Column(point.model, point.model)
-    scores = {"trained": results.score(column, point.trained)}
-    if arguments.unseen:
-        scores["never trained"] = results.score(column, arguments.unseen)
+    scores = {name: results.score(column, languages) for name, languages in groups.items() if languages}
     return point.x, scores
 
 
@@ -302,39 +319,51 @@ def _plot(
     """
     figure = Figure(figsize=(10, 7), layout="constrained")
     *panels, last = figure.subplots(2, 2).flat
-    at_random = curves[_RANDOM]
     drawn = {title: points for title, points in curves.items() if title != _RANDOM}
-    values = [100 * scores["trained"].value for _, scores in at_random]
-    panels[0].plot([x for x, _ in at_random], values, "--", color="tab:blue", label="trained, head at random")
     for axes, (title, points) in zip(panels, drawn.items()):
-        for name, color in (("trained", "tab:blue"), ("never trained", "tab:orange")):
-            shown = [(x, scores[name]) for x, scores in points if name in scores]
-            values = [100 * score.value for _, score in shown]
-            below = [100 * max(0, score.value - score.low) for _, score in shown]
-            above = [100 * max(0, score.high - score.value) for _, score in shown]
-            places = [x for x, _ in shown]
-            axes.errorbar(
-                places, values, yerr=[below, above], fmt="o-", markersize=4, color=color, label=name
-            )
-        axes.set_xscale("log")
-        axes.set_xticks([x for x, _ in points], [f"{x:,}" for x, _ in points], minor=False)
-        axes.minorticks_off()
+        _plot_curve(axes, points)
         label = title if title == "steps" else f"{title}, {n_steps:,} steps"
         axes.set(xlabel=label, ylabel="mean recall in percent", ylim=(0, None))
-        axes.grid(alpha=0.3)
+    at_random = [(x, 100 * scores["trained"].value) for x, scores in curves[_RANDOM]]
+    panels[0].plot(*zip(*at_random), "--", color="black", label="trained, head at random")
+    _plot_ablations(last, ablations)
+    handles = panels[0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside upper center", ncols=4, title="languages")
+    save_figure(figure, picture, dpi=110)
 
+
+def _plot_curve(axes: Axes, points: list[tuple[int, dict[str, Score]]]) -> None:
+    """Draw the mean recall of each group of languages with its interval."""
+    for name, color in _COLORS.items():
+        shown = [(x, scores[name]) for x, scores in points if name in scores]
+        values = [100 * score.value for _, score in shown]
+        below = [100 * max(0, score.value - score.low) for _, score in shown]
+        above = [100 * max(0, score.high - score.value) for _, score in shown]
+        places = [x for x, _ in shown]
+        axes.errorbar(places, values, yerr=[below, above], fmt="o-", markersize=4, color=color, label=name)
+    axes.set_xscale("log")
+    # Of two labels that would overlap, that of the larger place is written.
+    places = [x for x, _ in points]
+    labels = []
+    for place, following in zip(places, [*places[1:], np.inf]):
+        labels.append("" if following < _CLOSE * place else f"{place:,}")
+    axes.set_xticks(places, labels, minor=False)
+    axes.minorticks_off()
+    axes.grid(alpha=0.3)
+
+
+def _plot_ablations(axes: Axes, ablations: dict[str, PairedDifference]) -> None:
+    """Draw the difference of each ablation from stage 1 with its interval."""
     for row, difference in enumerate(ablations.values()):
         value = 100 * difference.difference
         ends = [[max(0, value - 100 * difference.low)], [max(0, 100 * difference.high - value)]]
-        last.errorbar([value], [row], xerr=ends, fmt="o", markersize=4, color="tab:blue")
-    last.axvline(0, color="black", linewidth=0.8)
-    last.set_yticks(range(len(ablations)), list(ablations))
-    last.set_ylim(len(ablations) - 0.5, -0.5)
-    last.set(xlabel="points above stage 1, in the mean of the trained languages")
-    last.grid(axis="x", alpha=0.3)
-    handles = panels[0].get_legend_handles_labels()
-    figure.legend(*handles, loc="outside upper center", ncols=3, title="languages")
-    save_figure(figure, picture, dpi=110)
+        axes.errorbar([value], [row], xerr=ends, fmt="o", markersize=4, color="tab:blue")
+    axes.axvline(0, color="black", linewidth=0.8)
+    labels = [fill(name.replace("_", " "), _LABEL) for name in ablations]
+    axes.set_yticks(range(len(ablations)), labels)
+    axes.set_ylim(len(ablations) - 0.5, -0.5)
+    axes.set(xlabel="points above stage 1, mean of trained languages")
+    axes.grid(axis="x", alpha=0.3)
 
 
 def _save_four_bits(arguments: PhotographsArguments) -> None:
