@@ -11,8 +11,8 @@ from functools import cache
 from pathlib import Path
 from statistics import mean
 
-import yaml
 from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
+from huggingface_hub.utils import yaml_dump
 
 from benchmarks.outcomes import NDCG
 from benchmarks.results import Result
@@ -68,7 +68,7 @@ def write_eval_results(folder: Path, results: Iterable[Result]) -> list[str]:
         by_subset = {result.language: result for result in results if task.measured_by(result)}
         if by_subset:
             entries = _entries(name, task, by_subset)
-            content = yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False)
+            content = yaml_dump(eval_result_entries_to_yaml(entries), sort_keys=False)
             (folder / FOLDER).mkdir(exist_ok=True)
             write_text(folder / FOLDER / f"{name}.yaml", content)
             written.append(name)

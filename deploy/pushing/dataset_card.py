@@ -11,24 +11,24 @@ from typing import TypeVar
 
 import pyarrow as pa
 from datasets import (
+    DatasetBuilder,
     DatasetInfo,
     Features,
     IterableDataset,
     SplitDict,
     SplitInfo,
     get_dataset_config_names,
-    load_dataset,
-    load_dataset_builder,
 )
 from datasets.info import DatasetInfosDict
 from datasets.utils.metadata import MetadataConfigs
 from huggingface_hub import DatasetCard, DatasetCardData
 from tqdm.auto import tqdm
-from yaml import YAMLError
 
 from benchmarks.results import format_table
 from common.errors import InputError, one_line
+from common.files.rows import find_builder
 from common.files.whole_files import write_text
+from common.files.yaml_files import YAMLError
 from common.markdown import markdown_text
 
 CARD = "README.md"
@@ -102,7 +102,7 @@ def _find_files(folder: Path) -> dict:
 
     `{"data_files": [{"split": "train", "path": ["data/*.parquet"]}]}`
     """
-    files_of_split = _ask_datasets(folder, lambda: load_dataset_builder(str(folder)).config.data_files)
+    files_of_split = _ask_datasets(folder, lambda: _find_builder(folder).config.data_files)
     data_files = []
     for split, files in files_of_split.items():
         names = sorted(Path(file).relative_to(folder.resolve()).as_posix() for file in files)
@@ -118,10 +118,14 @@ def _shorten(folder: Path, names: list[str]) -> list[str]:
     return [pattern] if matching == names else names
 
 
+def _find_builder(folder: Path, configuration: str | None = None) -> DatasetBuilder:
+    return find_builder(str(folder), path=str(folder), name=configuration)
+
+
 def _read(folder: Path, configuration: str) -> DatasetInfo:
     """Read all rows of a configuration; return its columns, and the rows and bytes of its splits."""
-    builder = _ask_datasets(folder, lambda: load_dataset_builder(str(folder), configuration))
-    stream = _ask_datasets(folder, lambda: load_dataset(str(folder), configuration, streaming=True))
+    builder = _ask_datasets(folder, lambda: _find_builder(folder, configuration))
+    stream = _ask_datasets(folder, builder.as_streaming_dataset)
     files = [Path(file) for files in builder.config.data_files.values() for file in files]
     splits = SplitDict(dataset_name=builder.dataset_name)
     features = None
@@ -155,10 +159,12 @@ def _ask_datasets(folder: Path, question: Callable[[], _Answer]) -> _Answer:
     """Return what `datasets` answers.
 
     Raises:
-        InputError: it finds no data in the folder, or cannot read them.
+        InputError: it finds no data in the folder, or cannot read them; or a card names files outside of it.
     """
     try:
         return question()
+    except InputError:
+        raise
     except Exception as error:  # each of its readers raises its own
         raise InputError(
             f"datasets.load_dataset cannot read folder {str(folder)!r} ({one_line(error)}): give a folder of "
