@@ -203,6 +203,16 @@ def test_cards_that_are_refused(embeddings, hub_server, card, given, message):
     assert hub_server.requests == []
 
 
+def test_files_outside_of_the_folder_are_refused(embeddings, hub_server):
+    """A card may come from elsewhere, and what it names is read before it is pushed."""
+    (embeddings.parent / "secrets.txt").write_text("secret")
+    card = "---\nlicense: mit\nconfigs:\n- {config_name: default, data_files: ../secrets.txt}\n---\n"
+    (embeddings / "README.md").write_text(card)
+    with pytest.raises(InputError, match=r"names '../secrets.txt', which lies outside of it"):
+        push_dataset(embeddings, "me/embeddings")
+    assert hub_server.requests == []
+
+
 def test_files_that_nobody_could_read_are_refused(embeddings, tmp_path, hub_server):
     whole = (embeddings / "00001.parquet").read_bytes()
     (embeddings / "00001.parquet").write_bytes(whole[: len(whole) // 2])
