@@ -1,11 +1,12 @@
-"""Write a file under a temporary name, and give it its own when it is complete and on the disk.
+"""Write a file or a new folder under a temporary name, and give it its own when it is complete.
 
-A reader finds the old file or the new one, whole, whenever the writer is killed and however many processes
-write the same file: each writes to a temporary name of its own, and the last to finish wins.
+A reader finds the old file or the new one, whole and on the disk, whenever the writer is killed and however
+many processes write the same file: each writes to a temporary name of its own, and the last to finish wins.
 """
 
 import io
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -77,4 +78,24 @@ def write_text(path: str | Path, text: str) -> None:
         file.write(text.encode())
 
 
-__all__ = ["write_text", "written_whole"]
+@contextmanager
+def whole_new_folder(folder: str | Path) -> Iterator[Path]:
+    """Yield a temporary folder beside a new one, and give it that name at the end, and after no error.
+
+    Args:
+        folder: is not there, or empty.
+    """
+    folder = Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = temporary_path(folder.parent)
+    temporary.mkdir()
+    try:
+        yield temporary
+        if folder.exists():
+            folder.rmdir()  # Windows renames no folder onto another, not onto an empty one either
+        os.replace(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+__all__ = ["whole_new_folder", "write_text", "written_whole"]

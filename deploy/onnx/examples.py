@@ -46,8 +46,9 @@ def examples_of(
     Raises:
         InputError: a picture of the validation set cannot be read.
     """
-    texts, pictures = _TEXTS, [draw_picture(*size) for size in _SIZES]
-    if validation is not None:
+    if validation is None:
+        texts, pictures = _TEXTS, [draw_picture(*size) for size in _SIZES]
+    else:
         texts, pictures = _take(validation)
     tokenizer = load_tokenizer(folder, record)
     prepare = load_preparation(folder)

@@ -46,16 +46,16 @@ def write_settings(folder: Path, model: AltCLIPModel, processor: ProcessorMixin)
     write_text(folder / "tokenizer.json", tokenizer.backend_tokenizer.to_str())
     path = folder / "tokenizer_config.json"
     settings = json.loads(path.read_text("utf-8")) | {"model_max_length": text_length(tokenizer, model)}
-    _write_json(path, settings)
+    write_json(path, settings)
 
     processor.image_processor.save_pretrained(folder)
     path = folder / "preprocessor_config.json"
     settings = json.loads(path.read_text("utf-8"))
     settings.pop("auto_map", None)
-    _write_json(path, settings)
+    write_json(path, settings)
     configuration = json.loads(model.config.to_json_string())
     configuration.pop("auto_map", None)
-    _write_json(folder / "config.json", configuration)
+    write_json(folder / "config.json", configuration)
 
 
 def begin_record(name: str, model: AltCLIPModel, processor: ProcessorMixin) -> dict:
@@ -82,7 +82,7 @@ def begin_record(name: str, model: AltCLIPModel, processor: ProcessorMixin) -> d
 
 def write_record(folder: Path, record: dict) -> None:
     """Write `altclip_export.json`."""
-    _write_json(folder / RECORD, record)
+    write_json(folder / RECORD, record)
 
 
 def write_towers(
@@ -95,7 +95,7 @@ def write_towers(
     """Write both towers in float32 and in the other formats.
 
     Args:
-        examples: inputs by tower, see `examples_of`.
+        examples: inputs by tower, see `examples_of`, which `int8` alone needs.
 
     Raises:
         InputError: the image tower reads more than pixels.
@@ -113,7 +113,7 @@ def write_towers(
                 if dtype == "fp16":
                     write_graph(tower, target, half=True)
                 else:
-                    _quantize_elsewhere(source, target, dtype, examples[tower.name])
+                    _quantize_elsewhere(source, target, dtype, examples.get(tower.name, []))
                 bar.update()
     _tell_of_external_files(folder)
 
@@ -171,10 +171,11 @@ def _tell_of_external_files(folder: Path) -> None:
     if files:
         number_of_files = {file.name.removesuffix(EXTERNAL): 1 for file in files}
         configuration["transformers.js_config"] = {"use_external_data_format": number_of_files}
-    _write_json(path, configuration)
+    write_json(path, configuration)
 
 
-def _write_json(path: Path, content: dict) -> None:
+def write_json(path: Path, content: dict) -> None:
+    """Write a file of settings."""
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
@@ -182,6 +183,7 @@ __all__ = [
     "begin_record",
     "remove_towers",
     "write_joint_graphs",
+    "write_json",
     "write_record",
     "write_settings",
     "write_towers",

@@ -2,7 +2,7 @@
 
 import logging
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, MutableSequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,9 +138,32 @@ def save_graph(graph: onnx.ModelProto, path: Path) -> None:
     )
 
 
+def linear_layers(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
+    """Return the products with weights `(inputs, outputs)`, which are each node's second input."""
+    weights = {weight.name for weight in graph.initializer}
+    return [node for node in graph.node if node.op_type == "MatMul" and node.input[1] in weights]
+
+
+def replace_content(field: MutableSequence, values: Iterable) -> None:
+    """Replace the content of a repeated field, such as the nodes of a graph."""
+    kept = list(values)  # which may be in the field now
+    del field[:]
+    field.extend(kept)
+
+
 def external_files(folder: Path) -> Iterable[Path]:
     """Return the files of weights that lie next to a graph."""
     return sorted(folder.glob(f"*.onnx{EXTERNAL}"))
 
 
-__all__ = ["EXTERNAL", "OPSET", "Tower", "external_files", "save_graph", "towers_of", "write_graph"]
+__all__ = [
+    "EXTERNAL",
+    "OPSET",
+    "Tower",
+    "external_files",
+    "linear_layers",
+    "replace_content",
+    "save_graph",
+    "towers_of",
+    "write_graph",
+]

@@ -20,9 +20,9 @@ from tokenizers import Tokenizer
 
 from common.errors import InputError
 from common.extras import of_extra
-from common.files.whole_files import write_text
 
-from .graphs import save_graph
+from .folder import write_json
+from .graphs import replace_content, save_graph
 from .joining import load_tower
 from .runtime import path_of
 
@@ -73,13 +73,13 @@ def arrange(folder: Path, dtype: str, record: dict) -> None:
 
     for name in _TOKENIZER_FILES:
         (folder / name).replace(textual / name)
-    _write_json(visual / "preprocess_cfg.json", preparation)
+    write_json(visual / "preprocess_cfg.json", preparation)
     configuration = {
         "embed_dim": record["projection_dim"],
         "vision_cfg": {"image_size": preparation["size"][0]},
         "text_cfg": {"context_length": record["text_length"]},
     }
-    _write_json(folder / "config.json", configuration)
+    write_json(folder / "config.json", configuration)
     (folder / _PREPARATION).unlink()
     shutil.rmtree(folder / "onnx")
 
@@ -126,8 +126,8 @@ def _write_textual(source: Path, target: Path, pad_id: int) -> None:
         helper.make_node("Cast", ["is_token"], ["attention_mask"], to=TensorProto.INT64),
         *graph.node,
     ]
-    _replace(graph.node, nodes)
-    _replace(graph.input, [tokens])
+    replace_content(graph.node, nodes)
+    replace_content(graph.input, [tokens])
     _add_unit_output(graph)
     save_graph(model, target)
 
@@ -148,17 +148,6 @@ def _add_unit_output(graph: onnx.GraphProto) -> None:
     (output,) = graph.output
     graph.node.append(helper.make_node("LpNormalization", [output.name], ["embedding"], axis=-1, p=2))
     output.name = "embedding"
-
-
-def _replace(field, values: list) -> None:
-    """Replace the content of a repeated field of protobuf."""
-    kept = list(values)
-    del field[:]
-    field.extend(kept)
-
-
-def _write_json(path: Path, content: dict) -> None:
-    write_text(path, json.dumps(content, indent=2) + "\n")
 
 
 __all__ = ["arrange", "check_readable"]

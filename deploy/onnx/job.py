@@ -6,9 +6,6 @@ for other number formats; `config.json`, and the files of the tokenizer and the 
 measured.
 """
 
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,9 +13,9 @@ from transformers import ProcessorMixin
 
 from common.arguments import trust_remote_code_field
 from common.errors import InputError
+from common.files.whole_files import whole_new_folder
 from common.models.loading import check_model, load_model
 from common.output import bytes_of_weights, check_free, check_new_output_dir, saving
-from common.temporary import temporary_path
 from modeling_altclip import AltCLIPModel
 
 _DTYPES = ("fp32", "fp16", "int8", "q8", "q4")
@@ -133,7 +130,7 @@ def main(arguments: ExportArguments) -> None:
 
     n_bytes = bytes_of_weights(model) * (1 + len(arguments.dtypes)) * (1 + arguments.joint)
     check_free(folder, n_bytes, "the exported model")
-    with saving("the exported model", folder, n_bytes), _made_whole(folder) as made:
+    with saving("the exported model", folder, n_bytes), whole_new_folder(folder) as made:
         write_settings(made, model, processor)
         record = begin_record(Path(arguments.model_name_or_path).name, model, processor)
         record["dtypes"] = ["fp32", *arguments.dtypes]  # those that are compared
@@ -142,7 +139,9 @@ def main(arguments: ExportArguments) -> None:
             check_readable(made, record)
         if arguments.joint:
             _check_softmax(record)
-        examples = examples_of(made, record, validation)
+        examples = {}
+        if "int8" in arguments.dtypes:
+            examples = examples_of(made, record, validation)
         write_towers(made, model, processor, arguments.dtypes, examples)
         write_record(made, record)
         record["compared"] = compare(made, arguments.dtypes, model, processor)
@@ -189,19 +188,6 @@ def _check_softmax(record: dict) -> None:
             "joint is given for a model with a logit_bias, and transformers.js would score its labels by the "
             "softmax: leave joint out"
         )
-
-
-@contextmanager
-def _made_whole(folder: Path) -> Iterator[Path]:
-    """Make a folder under a temporary name beside its own, which it gets at the end, and after no error."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    made = temporary_path(folder.parent)
-    made.mkdir()
-    try:
-        yield made
-        made.replace(folder)
-    finally:
-        shutil.rmtree(made, ignore_errors=True)
 
 
 def _say(arguments: ExportArguments, record: dict) -> None:

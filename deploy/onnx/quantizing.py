@@ -9,7 +9,7 @@ import numpy as np
 
 from common.extras import of_extra
 
-from .graphs import save_graph
+from .graphs import linear_layers, replace_content, save_graph
 from .smoothing import smooth
 
 # The third of these configures the logging of the whole process, unless it has a handler.
@@ -82,11 +82,10 @@ def _layers_that_do_not_narrow(graph: onnx.ModelProto) -> list[str]:
     """Return the names of the linear layers with as many outputs as inputs, or more."""
     shapes = {weight.name: weight.dims for weight in graph.graph.initializer}
     names = []
-    for node in graph.graph.node:
-        if node.op_type == "MatMul" and node.input[1] in shapes:
-            n_inputs, n_outputs = shapes[node.input[1]]
-            if n_outputs >= n_inputs:
-                names.append(node.name)
+    for layer in linear_layers(graph.graph):
+        n_inputs, n_outputs = shapes[layer.input[1]]
+        if n_outputs >= n_inputs:
+            names.append(layer.name)
     return names
 
 
@@ -113,8 +112,7 @@ def _quantize_embeddings(model: onnx.ModelProto) -> None:
         graph.initializer.append(numpy_helper.from_array(integers, f"{table.name}_int8"))
         graph.initializer.append(numpy_helper.from_array(scales, f"{table.name}_scales"))
         graph.initializer.remove(table)
-    del graph.node[:]
-    graph.node.extend(nodes)
+    replace_content(graph.node, nodes)
 
 
 def _look_up(table: str, rows: str, output: str) -> list[onnx.NodeProto]:

@@ -13,7 +13,7 @@ import numpy as np
 
 from common.extras import of_extra
 
-from .graphs import save_graph
+from .graphs import linear_layers, replace_content, save_graph
 from .runtime import open_session
 
 with of_extra("export"):
@@ -56,12 +56,10 @@ def smooth(source: Path, examples: Sequence[dict[str, np.ndarray]], scratch: Pat
 
 
 def _layers_by_input(graph: onnx.ModelProto) -> dict[str, list[onnx.NodeProto]]:
-    """Return the linear layers, products with weights, by the name of what they read."""
-    weights = {weight.name for weight in graph.graph.initializer}
+    """Return the linear layers by the name of what they read."""
     layers = {}
-    for node in graph.graph.node:
-        if node.op_type == "MatMul" and node.input[1] in weights:
-            layers.setdefault(node.input[0], []).append(node)
+    for layer in linear_layers(graph.graph):
+        layers.setdefault(layer.input[0], []).append(layer)
     return layers
 
 
@@ -106,8 +104,7 @@ def _divide_inputs(graph: onnx.ModelProto, names: list[str]) -> None:
             if name in divided:
                 inputs = [name, f"{name}_inverse_factors"]
                 nodes.append(helper.make_node("Mul", inputs, [f"{name}_smoothed"]))
-    del graph.graph.node[:]
-    graph.graph.node.extend(nodes)
+    replace_content(graph.graph.node, nodes)
 
 
 def _remove_unused(graph: onnx.ModelProto, weights: dict[str, TensorProto]) -> None:

@@ -7,7 +7,6 @@ Its hardware is a CPU: pictures are embedded beforehand, and a text takes a CPU 
 ZeroGPU has torch up to 2.11, and this package needs 2.13.
 """
 
-import os
 import shutil
 from dataclasses import replace
 from importlib.metadata import distribution, version
@@ -20,8 +19,7 @@ from huggingface_hub.utils import yaml_dump
 import modeling_altclip
 from common.errors import InputError
 from common.files.rows import load_rows
-from common.files.whole_files import write_text
-from common.temporary import temporary_path
+from common.files.whole_files import whole_new_folder, write_text
 from deploy.pushing.files import read_contents
 from deploy.search.index import ImageIndex
 from deploy.search.record import write_record
@@ -91,11 +89,7 @@ def write_space(
     Raises:
         InputError: the pictures of the index are gone.
     """
-    final = Path(space_dir)
-    final.parent.mkdir(parents=True, exist_ok=True)
-    folder = temporary_path(final.parent)
-    folder.mkdir()
-    try:
+    with whole_new_folder(space_dir) as folder:
         _copy_package(folder)
         _copy_index(folder, index, _copy_model(folder, model))
         page = {"index": "index", "title": title, "attribution": "ATTRIBUTION.md", **settings}
@@ -105,11 +99,6 @@ def write_space(
         write_text(folder / "app.py", _APP.format(prefix=_PREFIX))
         write_text(folder / "requirements.txt", _requirements())
         write_text(folder / "README.md", _card(title, model))
-        if final.exists():
-            final.rmdir()  # it is empty
-        os.replace(folder, final)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _copy_package(folder: Path) -> None:
