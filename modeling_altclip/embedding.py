@@ -3,13 +3,13 @@
 AltCLIP, CLIP and SigLIP are such models.
 """
 
+import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from math import ceil
 from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -27,6 +27,7 @@ from .reading_altclip import canonicalize, text_reading
 from .texts_altclip import (
     check_texts,
     check_tokens,
+    count_tokens,
     longest_cut,
     readable_tokens,
     text_options,
@@ -41,6 +42,10 @@ if TYPE_CHECKING:
 
 # Batches of an iterator that are held at once: enough to sort texts by length, and little enough to hold.
 _WINDOW = 64
+# A batch on a CPU: enough for fast matrix products, and so little that what a layer computes stays in the
+# cache. Larger batches take more time for each text and image (measured), and memory.
+_TOKENS_ON_CPU = 1024  # padding included
+_IMAGES_ON_CPU = 16
 
 # For each model that is embedding now, by its id: the number of threads that embed with it, and the mode
 # that each of its modules had before.
@@ -118,11 +123,12 @@ def embed_texts(  # noqa: PLR0913  (keyword options that users set one by one)
 ) -> torch.Tensor | np.ndarray:
     """Embed `texts`, truncated at the model's text length.
 
-    Equal texts are encoded once, and texts of similar length share a batch. Threads may share the model and
-    the processor.
+    Equal texts are encoded once, and texts of equally many tokens share a batch. Threads may share the model
+    and the processor.
 
     Args:
         texts: a list, or any iterable, of which 64 batches are held at a time.
+        batch_size: the most texts of a batch. On a CPU a batch of several texts has 1,024 tokens at most.
         normalize_embeddings: scale embeddings to unit length; otherwise they are the projection's outputs.
         truncate_dim: return the first dimensions of embeddings only, so many, of unit length again. A model
             states those that it was trained for as `matryoshka_dims` of its configuration; others raise a
@@ -207,6 +213,7 @@ def embed_images(  # noqa: PLR0913  (keyword options that users set one by one)
     Args:
         images: a list, a `datasets` column or any iterable; or a folder or a glob such as `photos/**/*.jpg`,
             whose images are taken in the order of their names (see `find_images`).
+        batch_size: the most images of a batch; on a CPU it is 16 at most.
         normalize_embeddings, truncate_dim, accelerator: as for `embed_texts`.
         return_names: return an `ImageEmbeddings`: embeddings, and file names below the folder, or indices.
         errors: "raise" refuses an image that cannot be read; "skip" leaves it out, and returns an
@@ -273,6 +280,7 @@ def _embed_images(
     if errors not in (None, "raise", "skip"):
         raise ValueError(f"errors is {errors!r}: choose 'raise' or 'skip'")
     _check_batch_size(loop.batch_size)
+    batch_size = min(loop.batch_size, _IMAGES_ON_CPU) if _is_on_cpu(model) else loop.batch_size
     files = list(find_images(images).items()) if isinstance(images, str | Path) else None
     refuses = errors == "raise" or (errors is None and files is None)
     reasons = None if refuses else {}  # {name: reason} of skipped images
@@ -282,9 +290,10 @@ def _embed_images(
     names = []
     windows = []
     with _encoding(model, "images", images if files is None else files, loop.show_progress) as bar:
-        for window in _named_windows(images, files, loop.batch_size * n_processes):
+        for window in _named_windows(images, files, batch_size * n_processes):
             names += [name for name, _ in window]
-            windows.append(_encode_shared(window, encode, loop.batch_size, loop.accelerator, bar))
+            in_batches = partial(_by_number, batch_size=batch_size)
+            windows.append(_encode_shared(window, encode, in_batches, loop.accelerator, bar))
     embeddings = torch.cat(windows)
 
     _check_embeddings(embeddings, "images", names)
@@ -439,12 +448,14 @@ def encode_texts(
     n_ids = vocabulary_size(model)
 
     _check_batch_size(batch_size)
+    most_tokens = _TOKENS_ON_CPU if _is_on_cpu(model) else math.inf
+
+    def as_read(texts: list[str]) -> list[str]:
+        return [canonicalize(text[:n_characters]) for text in texts] if is_canonical else texts
 
     def encode(batch: list[str], index_of: dict[str, int]) -> torch.Tensor:
         names = [f"texts[{index_of[text]}]" for text in batch]
-        if is_canonical:
-            batch = [canonicalize(text[:n_characters]) for text in batch]
-        inputs = tokenize(tokenizer, batch, return_tensors="pt", **options)
+        inputs = tokenize(tokenizer, as_read(batch), return_tensors="pt", **options)
         check_tokens(inputs, names, n_tokens, n_ids)
         return forward(**inputs.to(model.device))
 
@@ -453,18 +464,24 @@ def encode_texts(
         for start, window in _in_windows(texts, batch_size * _WINDOW, "texts"):
             check_texts(window, "texts", start)
 
-            # Deduplicate, and sort by length: texts of one batch need little padding (length bucketing).
+            # Deduplicate, and sort by tokens: texts of one batch need little padding (length bucketing).
             # window ["a dog", "cat", "a dog"] -> distinct ["cat", "a dog"] -> rows [1, 0, 1]
             index_of = _first_indices(window, start)
-            distinct = sorted(index_of, key=lambda text: (len(text), text))
+            lengths = dict(zip(index_of, count_tokens(tokenizer, as_read(list(index_of)), options)))
+            distinct = sorted(index_of, key=lambda text: (lengths[text], text))
             row_of = {text: row for row, text in enumerate(distinct)}
             rows = torch.tensor([row_of[text] for text in window])
 
             encode_batch = partial(encode, index_of=index_of)
-            embeddings = _encode_shared(distinct, encode_batch, batch_size, accelerator, bar)
+            in_batches = partial(_by_tokens, lengths=lengths, batch_size=batch_size, most_tokens=most_tokens)
+            embeddings = _encode_shared(distinct, encode_batch, in_batches, accelerator, bar)
             windows.append(embeddings[rows])
             bar.update(len(window) - len(distinct))
     return torch.cat(windows)
+
+
+def _is_on_cpu(model: PreTrainedModel) -> bool:
+    return model.device.type == "cpu"
 
 
 def _check_batch_size(batch_size: int) -> None:
@@ -557,14 +574,46 @@ def _in_windows(items: Iterable, size: int, name: str) -> Iterator[tuple[int, li
         raise ValueError(f"there are no {name} to embed: the list is empty")
 
 
+def _by_number(items: list, batch_size: int) -> Iterator[list]:
+    """Yield `batch_size` items at a time."""
+    for start in range(0, len(items), batch_size):
+        yield items[start : start + batch_size]
+
+
+def _by_tokens(
+    texts: list[str], lengths: dict[str, int], batch_size: int, most_tokens: float
+) -> Iterator[list[str]]:
+    """Yield batches of texts that have `most_tokens` at most when they are padded, or a single text.
+
+    Args:
+        texts: the shortest first.
+        lengths: the number of tokens of each.
+        batch_size: the most texts of a batch.
+    """
+    batch = []
+    for text in texts:
+        # The text is the longest of the batch so far: all others would be padded to its length.
+        n_padded = lengths[text] * (len(batch) + 1)
+        if batch and (n_padded > most_tokens or len(batch) == batch_size):
+            yield batch
+            batch = []
+        batch.append(text)
+    yield batch
+
+
 def _encode_shared(
     items: list,
     encode: Callable[[list], torch.Tensor],
-    batch_size: int,
+    in_batches: Callable[[list], Iterator[list]],
     accelerator: "Accelerator | None",
     bar: tqdm,
 ) -> torch.Tensor:
-    """Encode items in batches, shared between processes; each returns the embeddings of all, in order."""
+    """Encode items in batches, shared between processes; each returns the embeddings of all, in order.
+
+    Args:
+        encode: encodes a batch, one row `(dim,)` for each of its items.
+        in_batches: takes a share of the items apart, in order.
+    """
     rank = 0
     n_processes = 1
     if accelerator is not None:
@@ -573,16 +622,18 @@ def _encode_shared(
 
     # Each process takes every n-th item. Gathering needs equal shares: a short one gets the last item too.
     # 5 items, 2 processes -> shares [0 2 4] and [1 3 4]
-    n_rows = ceil(len(items) / n_processes)
+    n_rows = math.ceil(len(items) / n_processes)
     share = (items[rank::n_processes] + items[-1:])[:n_rows]
 
-    batches = []
-    for start in range(0, n_rows, batch_size):
-        batch = share[start : start + batch_size]
-        batches.append(encode(batch).float().cpu())
-        n_left = len(items) - n_processes * start
-        bar.update(min(n_processes * batch_size, n_left))
-    embeddings = torch.cat(batches)
+    encoded = []
+    n_left = len(items)
+    for batch in in_batches(share):
+        encoded.append(encode(batch).float().cpu())
+        # The other processes are about as far.
+        n_done = min(n_processes * len(batch), n_left)
+        bar.update(n_done)
+        n_left -= n_done
+    embeddings = torch.cat(encoded)
     if n_processes == 1:
         return embeddings
 

@@ -28,6 +28,9 @@ LEFT_BY_CALLS = (
 # characters have too few tokens. English has four characters a token, and no text that says something 64.
 CHARACTERS_PER_TOKEN = (64, 512, 4096)
 
+# Texts whose tokens are held at once while they are counted.
+_COUNTED_AT_ONCE = 4096
+
 TOKENIZING = lock_of_threads()
 
 
@@ -46,6 +49,29 @@ def tokenize(tokenizer: PreTrainedTokenizerBase, *texts: str | Sequence[str], **
             n_tokens = kept_tokens(tokenizer, options)
             texts = [cut_texts(tokenizer, of_call, n_tokens) for of_call in texts]
         return tokenizer(*texts, **options)
+
+
+def count_tokens(tokenizer: PreTrainedTokenizerBase, texts: list[str], options: dict) -> list[int]:
+    """Count the tokens of each text as `tokenize` returns it, before texts of a batch are padded to one length.
+
+    Args:
+        options: those of `tokenize`.
+
+    Returns:
+        The numbers of tokens, special ones included. Of a tokenizer that is no class of transformers, which
+        pads in a way of its own, the numbers of characters.
+    """
+    if not isinstance(tokenizer, PreTrainedTokenizerBase):
+        return [len(text) for text in texts]
+    if options.get("padding") == "max_length":
+        return [options["max_length"]] * len(texts)
+
+    unpadded = options | {"padding": False, "pad_to_multiple_of": None}
+    lengths = []
+    for start in range(0, len(texts), _COUNTED_AT_ONCE):
+        some = texts[start : start + _COUNTED_AT_ONCE]
+        lengths += [len(ids) for ids in tokenize(tokenizer, some, **unpadded)["input_ids"]]
+    return lengths
 
 
 def cut_texts(
@@ -420,6 +446,7 @@ __all__ = [
     "CHARACTERS_PER_TOKEN",
     "check_texts",
     "check_tokens",
+    "count_tokens",
     "cut_texts",
     "forget_calls",
     "is_blank",

@@ -25,7 +25,7 @@ from training.miniature.vocabulary import train_multilingual_tokenizer
 from training.model_checks import check_models, check_tokenizers
 from training.parallel.trainer import ParallelArguments
 from training.road.models import read_config, recorded_models
-from training.road.plan import plan_road, say_bytes, say_range
+from training.road.plan import hour_lines, plan_road, say_bytes
 from training.road.steps import Step, read_arguments
 from training.teachers import join
 from training.translation.translating import TranslationArguments
@@ -195,6 +195,7 @@ def row_of_table(name: str, steps: list[Step]) -> dict[str, str]:
     n_bytes = say_bytes(plan.n_bytes)
     if plan.unknown:
         n_bytes += f" without {', '.join(plan.unknown)}"
+    hours = dict(hour_lines(plan.operations))
     terms = ", ".join(plan.outcome.terms)
     if plan.outcome.unknown:
         names = [label.partition(" (")[0] for label in plan.outcome.unknown]
@@ -205,7 +206,7 @@ def row_of_table(name: str, steps: list[Step]) -> dict[str, str]:
         "pictures": f"{pictures / 1e6:,.1f} M",
         "to download": n_bytes,
         "on the disk": say_bytes(plan.disk),
-        "hours on 1 GPU": say_range(plan.hours(1)),
-        "hours on 8 GPUs": say_range(plan.hours(8)),
+        "hours on 1 GPU": hours["hours on 1 GPU"],
+        "hours on 8 GPUs": hours["hours on 8 GPUs"],
         "terms of the outcome": terms,
     }

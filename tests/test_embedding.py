@@ -1,6 +1,7 @@
 """embed_texts and embed_images keep the order, equal the plain forward, and name bad input."""
 
 import warnings
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -49,6 +50,51 @@ def test_equal_texts_are_encoded_once(model, processor, monkeypatch):
     monkeypatch.setattr(model, "get_text_features", counted)
     embed_texts(model, processor, ["key", "bell", "key", "key"])
     assert n_encoded == 2
+
+
+def forwards(model, monkeypatch, name: str, inputs_name: str) -> list[tuple[int, ...]]:
+    """Return the list that gets the shape of each batch that the model encodes from now on."""
+    shapes = []
+    plain = getattr(model, name)
+
+    def recorded(**inputs):
+        shapes.append(tuple(inputs[inputs_name].shape))
+        return plain(**inputs)
+
+    monkeypatch.setattr(model, name, recorded)
+    return shapes
+
+
+def test_batches_on_a_cpu_have_a_budget_of_tokens(model, processor, monkeypatch):
+    shapes = forwards(model, monkeypatch, "get_text_features", "input_ids")
+    texts = [" ".join(["key"] * n_words) + " 狗" * (n_words % 3) for n_words in range(1, 70)] * 4
+    texts += [f"bell {number}" for number in range(300)]
+    embeds = embed_texts(model, processor, texts)
+
+    assert all(n_texts * n_tokens <= 1024 for n_texts, n_tokens in shapes)
+    # The batches are full: with one more text of the next batch's length each would be over the budget.
+    for (n_texts, _), (_, n_tokens) in pairwise(shapes):
+        assert (n_texts + 1) * n_tokens > 1024
+    # Texts are sorted by tokens, so that fewer than one in ten is padding.
+    n_tokens = sum(len(processor.tokenizer(text)["input_ids"]) for text in dict.fromkeys(texts))
+    assert sum(n_texts * longest for n_texts, longest in shapes) < 1.1 * n_tokens
+    alone = embed_texts(model, processor, texts, batch_size=1)
+    torch.testing.assert_close(embeds, alone, atol=1e-5, rtol=1e-5)
+
+
+def test_a_text_over_the_budget_is_a_batch_of_its_own(model, processor, monkeypatch):
+    monkeypatch.setattr("modeling_altclip.embedding._TOKENS_ON_CPU", 4)
+    shapes = forwards(model, monkeypatch, "get_text_features", "input_ids")
+    embed_texts(model, processor, ["key", "dog face and umbrella with rain drops", "bell"])
+    assert [n_texts for n_texts, _ in shapes] == [1, 1, 1]
+
+
+def test_batches_of_images_on_a_cpu_are_small(model, processor, monkeypatch):
+    shapes = forwards(model, monkeypatch, "get_image_features", "pixel_values")
+    images = [PillowImage.new("RGB", (32, 32), (number, 0, 0)) for number in range(35)]
+    embed_images(model, processor, images)
+    embed_images(model, processor, images[:3], batch_size=2)
+    assert [shape[0] for shape in shapes] == [16, 16, 3, 2, 1]
 
 
 def test_images_from_a_list_and_from_a_dataset_column(model, processor):

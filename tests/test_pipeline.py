@@ -100,6 +100,26 @@ def test_scores_equal_the_stock_pipelines(classify, stock, template, batch_size)
     assert_same(classify(IMAGES[0], LABELS, hypothesis_template=template), theirs[0])
 
 
+def test_a_list_is_classified_in_batches_and_all_else_one_by_one(classify, monkeypatch):
+    sizes = []
+    plain = classify.model.get_image_features
+
+    def recorded(**inputs):
+        sizes.append(len(inputs["pixel_values"]))
+        return plain(**inputs)
+
+    monkeypatch.setattr(classify.model, "get_image_features", recorded)
+    images = IMAGES[:1] * 18
+    in_batches = classify(images, LABELS)
+    assert sizes == [16, 2]
+    alone = list(classify((image for image in images), LABELS))
+    assert sizes[2:] == [1] * 18
+    for batched, single in zip(in_batches, alone, strict=True):
+        assert_same(batched, single)
+    classify(images, LABELS, batch_size=9)
+    assert sizes[20:] == [9, 9]
+
+
 @pytest.mark.parametrize("value", [float("nan"), 3e38])
 def test_scores_that_are_no_numbers_are_refused(classify, model, value):
     """Weights may become NaN after they were checked, and finite ones may overflow in a layer."""

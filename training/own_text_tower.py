@@ -111,7 +111,7 @@ def _check_padding(
     """Check that nothing asks for other texts than those padded to all of a SigLIP's positions."""
     n_tokens = config.get_text_config().max_position_embeddings
     reads = f"a {config.model_type!r} reads every text padded to {n_tokens} tokens"
-    if arguments.length_groups > 1:
+    if arguments.length_groups not in (None, 1):
         raise InputError(f"length_groups is {arguments.length_groups}, and {reads}: leave it out")
     if arguments.train_sampling_strategy == "group_by_length":
         raise InputError(f"train_sampling_strategy is group_by_length, and {reads}: leave it out")

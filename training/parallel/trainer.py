@@ -112,8 +112,11 @@ class ParallelArguments(PairArguments):
 
         # Parameters of a frozen encoder get no gradient; DDP has to look for these at every step.
         self.ddp_find_unused_parameters = self.freeze_epochs > 0
-        several_forwards = self.length_groups > 1 or self.gradient_cache_chunk is not None
-        if several_forwards and self.ddp_find_unused_parameters and self.world_size > 1:
+        needs_one_forward = self.ddp_find_unused_parameters and self.world_size > 1
+        if self.length_groups is None and needs_one_forward:
+            self.length_groups = 1
+        several_forwards = self.length_groups != 1 or self.gradient_cache_chunk is not None
+        if several_forwards and needs_one_forward:
             raise InputError(
                 "length_groups and gradient_cache_chunk run the model several times a step, which DDP cannot "
                 "follow while encoders are frozen: leave them out, or set freeze_epochs to 0"
@@ -261,7 +264,7 @@ class ParallelTrainer(ContrastiveTrainer):
         if self.args.gradient_cache_chunk is not None:
             return super().n_groups(inputs)
         # A dual encoder encodes texts without images, so that length groups do not repeat the image tower.
-        return self.args.length_groups
+        return self.length_groups
 
     def scale(self, logit_scale: torch.Tensor) -> torch.Tensor:
         return logit_scale if self.released else logit_scale.exp()

@@ -15,6 +15,7 @@ from transformers.utils.hub import hf_api
 from common.errors import InputError
 from modeling_altclip.checkpoint_altclip import match_modes
 from modeling_altclip.checksums_altclip import CHECKSUMS, check_files, write_checksums
+from modeling_altclip.reading_altclip import text_reading
 from modeling_altclip.tokenizer_files_altclip import restore_files
 
 from ..adapter_output import save_adapter
@@ -24,6 +25,11 @@ from ..output_folder import bytes_of_checkpoint, bytes_of_model, saving, without
 from ..own_text_tower import let_encode_texts_alone
 from ..sharding import make_shardable, set_scalars_apart, whole
 from ..validation import Validation
+
+# Groups of texts by default, and the fewest rows of a batch for each. All processes have to run the model
+# equally often, so that a batch's texts themselves cannot decide.
+_LENGTH_GROUPS = 8
+_ROWS_OF_GROUP = 4
 
 
 class AltCLIPTrainer(Trainer):
@@ -67,6 +73,17 @@ class AltCLIPTrainer(Trainer):
             # Under FSDP2 it may be sharded.
             self.finite_steps.note("gradient norm", whole(torch.as_tensor(norm)), self.state.global_step + 1)
         return norm
+
+    @property
+    def length_groups(self) -> int:
+        """The number of groups of similar length in which the texts of a batch are encoded."""
+        if self.args.length_groups is not None:
+            return self.args.length_groups
+        # Nothing is saved where all texts are padded to one length.
+        if text_reading(self.accelerator.unwrap_model(self.model)).attends_to_padding:
+            return 1
+        most = self.args.per_device_train_batch_size // _ROWS_OF_GROUP
+        return max(1, min(_LENGTH_GROUPS, most))
 
     def check_all_finite(self, when: str) -> None:
         """Check every weight and every moment of the optimizer; see `monitoring.check_all_finite`."""

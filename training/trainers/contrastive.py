@@ -381,7 +381,7 @@ class ContrastiveTrainer(AltCLIPTrainer):
         """
         if self.args.gradient_cache_chunk is not None:
             return math.ceil(len(inputs["text_rows"]) / self.args.gradient_cache_chunk)
-        return self.args.length_groups if "image_embeds" in inputs else 1
+        return self.length_groups if "image_embeds" in inputs else 1
 
     @torch.no_grad()
     def embed_frozen(self, model: nn.Module, images: dict[str, torch.Tensor]) -> torch.Tensor:

@@ -71,7 +71,7 @@ class TeacherLearningTrainer(AltCLIPTrainer):
         return sampler
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        groups, rows = by_length(inputs, self.args.length_groups)
+        groups, rows = by_length(inputs, self.length_groups)
         space = space_of(self.accelerator.unwrap_model(model).config)
         embeddings = torch.cat([space.of_student(model(**group)) for group in groups])
         # A text that several examples of the batch share is encoded once: `text_rows` points each example to
