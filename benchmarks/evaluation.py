@@ -18,7 +18,7 @@ from datasets import Dataset, IterableDataset
 from safetensors import SafetensorError, safe_open
 from xxhash import xxh3_128
 
-from common.arguments import trust_remote_code_field
+from common.arguments import DTYPES, check_dtype, dtype_field, trust_remote_code_field
 from common.commands import command_for, program_for, this_command
 from common.errors import InputError
 from common.languages import check_language, find_language
@@ -109,6 +109,7 @@ class EvaluationArguments:
         metadata={"help": "Also read images and files that a dataset names outside of itself."},
     )
     trust_remote_code: bool = trust_remote_code_field()
+    dtype: str = dtype_field()
     limit: int | None = field(
         default=None,
         metadata={"help": "Number of images to evaluate per task, the first ones. By default all."},
@@ -136,6 +137,7 @@ class EvaluationArguments:
 
     def __post_init__(self):
         check_resamples(self.n_resamples)
+        check_dtype(self.dtype)
         if self.truncate_dims is not None:
             try:
                 check_dims(self.truncate_dims, "truncate_dims")
@@ -351,7 +353,13 @@ def _check_earlier_results(
             hashes[language] = hash_prompts(*prompts)
 
     for model in arguments.models:
-        known = {"model": model, "dataset": task.dataset, "split": task.split, "limit": arguments.limit}
+        known = {
+            "model": model,
+            "dtype": arguments.dtype,
+            "dataset": task.dataset,
+            "split": task.split,
+            "limit": arguments.limit,
+        }
         readable = _languages_for(model, task, languages, arguments)
         if task.kind == "mixed_pool":
             known["pool"] = readable
@@ -446,7 +454,7 @@ def _evaluate_all(
     for name in arguments.models:
         model, processor = load_model(name, trust_remote_code=arguments.trust_remote_code)
         encoder = CachedEncoder(
-            model,
+            model.to(DTYPES[arguments.dtype]),
             processor,
             normalize=benchmark.normalize,
             cache_dir=arguments.cache_dir,
@@ -513,6 +521,7 @@ def _evaluate_task(
         "definition": _definition_of(task, languages, benchmark),
         "weights": encoder.weights,
         "model_revision": revision_of(name),
+        "dtype": arguments.dtype,
         "templates": _templates_of(task, benchmark),
         "command": this_command(),
         "threads": torch.get_num_threads(),

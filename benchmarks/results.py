@@ -87,6 +87,7 @@ class Result:
             languages, as `pool`.
         weights: SHA-256 of the model's parameters.
         model_revision: the model's commit.
+        dtype: the type that the model computed in; files of earlier versions, which lack it, are of float32.
         templates: the prompt templates, or the name of their set.
         prompts: SHA-256 of the prompt templates and the class names.
         threads: number of threads of each process, on which the last bits of a float depend.
@@ -114,6 +115,7 @@ class Result:
     definition: dict = field(default_factory=dict)
     weights: str
     model_revision: str | None = None
+    dtype: str = "float32"
     templates: str | list[str] | None = None
     prompts: str | None = None
     command: str

@@ -111,6 +111,7 @@ def test_help_and_version_need_no_library():
         (["train", "docs", "--accelerate_config", "no"], "accelerate_config 'no' is no file"),
         (["embed", TINY, "--image", "x"], "unknown flag --image: did you mean --images?"),
         (["embed", TINY], "missing --output_dir"),
+        (["embed", TINY, "--texts", "x", "--output_dir", "x", "--dtype", "half"], "dtype is 'half': choose"),
         (["embed", TINY, "--output_dir", "x"], "give one of them, --images FOLDER or --texts FILE"),
         (["evaluate", "retrieval", "nowhere.yaml"], "recipe 'nowhere.yaml' does not exist"),
         (["report", "--output_dir", "x", "--rows", "nothing"], "rows"),
@@ -183,6 +184,21 @@ def test_images_are_embedded_in_the_order_of_their_names(altclip_main, capsys, t
     expected = embed_images(model, processor, paths, convert_to_numpy=True)
     np.testing.assert_allclose(embeddings, expected, atol=1e-6)
     np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1, atol=1e-5)
+
+
+def test_half_precision_moves_embeddings_little(altclip_main, tmp_path):
+    texts = tmp_path / "texts.txt"
+    texts.write_text("a dog\na cat\n", "utf-8")
+    embedded = {}
+    for dtype in ("float32", "bfloat16"):
+        altclip_main(
+            ["embed", TINY, "--texts", str(texts), "--dtype", dtype, "--output_dir", str(tmp_path / dtype)]
+        )
+        embedded[dtype] = np.load(tmp_path / dtype / "embeddings.npy")
+        assert embedded[dtype].dtype == np.float32
+    cosines = (embedded["float32"] * embedded["bfloat16"]).sum(axis=1)
+    assert (cosines > 0.99).all()
+    assert (embedded["float32"] != embedded["bfloat16"]).any()
 
 
 def test_lines_are_embedded_and_blank_ones_skipped(altclip_main, capsys, tmp_path):

@@ -321,6 +321,20 @@ def test_the_images_are_encoded_once_for_all_languages_and_runs(evaluate, own_ta
     assert len(list((own_tasks / "out").rglob("*.npz"))) == 3
 
 
+def test_half_precision_is_stated_and_has_embeddings_of_its_own(evaluate, own_tasks):
+    flags = ["--tasks", own_tasks / "find.yaml", "--languages", "en", "--limit", "40"]
+    for dtype in ("float32", "bfloat16"):
+        process = evaluate("retrieval", *flags, "--dtype", dtype, output=dtype)
+        assert process.returncode == 0, process.stderr[-3000:]
+        # They share a cache, in which the other's embeddings are not found.
+        assert "Encoding image_embeds: 100%" in process.stderr
+    (whole,) = measured(own_tasks / "float32").values()
+    (half,) = measured(own_tasks / "bfloat16").values()
+    assert (whole["dtype"], half["dtype"]) == ("float32", "bfloat16")
+    assert whole["weights"] != half["weights"]
+    assert half["metrics"]["mean_recall"] == pytest.approx(whole["metrics"]["mean_recall"], abs=0.1)
+
+
 def test_a_stream_gives_the_same_numbers(evaluate, own_tasks):
     flags = ["--tasks", own_tasks / "find.yaml", "--languages", "en", "--limit", "40"]
     for streaming in ("false", "true"):
@@ -396,6 +410,7 @@ def test_languages_of_other_images_have_no_mean(evaluate, run_python, own_tasks,
         ),
         ("retrieval", ["--tasks", "find.yaml", "--distance", "angle"], "distance is 'angle'"),
         ("retrieval", ["--tasks", "find.yaml", "--n_resamples", "3"], "n_resamples is 3"),
+        ("retrieval", ["--tasks", "find.yaml", "--dtype", "half"], "dtype is 'half': choose from float32, b"),
         ("zero_shot", ["--tasks", "sort.yaml", "--languages", "xx"], "'xx'"),
         (
             "zero_shot",
@@ -510,6 +525,7 @@ def test_a_result_of_something_else_is_kept(evaluate, own_tasks, miniature):
 
     other_names = ["--limit", "20", "--class_names", reversed_names]
     errors = [
+        (["--limit", "20", "--dtype", "bfloat16"], "sort.en.json is a result of dtype 'float32', not of"),
         (["--limit", "10"], "sort.en.json is a result of limit 20, not of 10: give another output_dir"),
         (other_names, "sort.en.json is a result of other templates or class names"),
         (["--limit", "20", "--dataset", miniature], "sort.en.json is a result of dataset"),

@@ -17,7 +17,7 @@ import numpy as np
 from accelerate import PartialState
 from transformers import PreTrainedModel, ProcessorMixin
 
-from common.arguments import trust_remote_code_field
+from common.arguments import DTYPES, check_dtype, dtype_field, trust_remote_code_field
 from common.commands import command_for
 from common.errors import InputError
 from common.files.text_files import lines_of
@@ -48,6 +48,7 @@ class EmbedArguments:
     )
     output_dir: str = field(metadata={"help": "The folder to make for the embeddings; it must be new."})
     trust_remote_code: bool = trust_remote_code_field()
+    dtype: str = dtype_field()
     batch_size: int = field(default=256, metadata={"help": "The number of items that are encoded at once."})
     truncate_dim: int | None = field(
         default=None,
@@ -63,6 +64,7 @@ class EmbedArguments:
                 f"images is {self.images} and texts is {self.texts}: give one of them, --images FOLDER or "
                 "--texts FILE"
             )
+        check_dtype(self.dtype)
         if self.batch_size < 1:
             raise InputError(f"batch_size is {self.batch_size}: give a number of at least 1")
         if self.truncate_dim is not None and self.truncate_dim < 1:
@@ -97,7 +99,7 @@ def main(arguments: EmbedArguments) -> None:
         texts = _read_lines(arguments.texts)
 
     model, processor = load_model(arguments.model_name_or_path, **given)
-    model.to(PartialState().device)
+    model.to(PartialState().device, DTYPES[arguments.dtype])
     try:
         if texts is None:
             embedded = _embed_images(model, processor, arguments)
