@@ -8,7 +8,7 @@ of a frozen tower, which runs once. `losses` are functions of embeddings, `train
 
 from typing import TYPE_CHECKING
 
-import common  # noqa: F401  (its settings of the process have to stand before torch is loaded)
+import common as _common  # noqa: F401  (its settings of the process have to stand before torch is loaded)
 
 if TYPE_CHECKING:  # for those that read the code alone; `__getattr__` is for those that run it
     from .public import *
