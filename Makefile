@@ -12,7 +12,7 @@ ZERO_SHOT := paper-table-1 paper-imagenet-languages paper-icinw paper-clip-bench
 RETRIEVAL := paper-table-2 paper-table-3 paper-multi30k
 PAPER := $(ZERO_SHOT) $(RETRIEVAL) paper-table-4
 
-.PHONY: demo photographs photographs-full ablation families add-languages own-pictures parallel space test-space download-env data-dry-run gpu-check docs licences bom audit test test-slow soak fuzz hostile coverage mutants test-upstream test-lowest test-python test-only style install release world-table $(PAPER)
+.PHONY: demo photographs photographs-full ablation families add-languages own-pictures parallel space test-space download-env data-dry-run gpu-check docs licences bom audit test test-slow soak fuzz hostile coverage mutants test-upstream test-lowest test-python test-only style install release flags world-table $(PAPER)
 
 # Repeated after a kill it goes on, and does nothing where all is done.
 demo: $(VENV)/installed  ## train and evaluate the miniature: data, three stages, evaluation, model card
@@ -97,6 +97,9 @@ download-env: .venv-download/installed  ## create the environment that training/
 # ROADS="any_clip altclip" names some of them.
 data-dry-run: $(VENV)/installed  ## plan all roads, from public data to a trained model, and run their trainings dry, without a network
 	$(BIN)/python -W ignore -m tests.data_dry_run $(ROADS)
+
+flags: $(VENV)/installed  ## write the table of all flags, by which a wrong one is refused at once: after a change of arguments
+	$(BIN)/python -W ignore -m tests.write_flags
 
 # Without a GPU it ends with status 2; FLAGS="--device cpu --shapes tiny" tries it on a CPU. FLAGS="--checks altclip-*" does some of it.
 gpu-check: $(VENV)/installed  ## check a GPU: steps of stages 1 and 2 at full shapes, parity, throughput and memory, as a table

@@ -5,13 +5,8 @@
 
 import sys
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import wraps
-from importlib import import_module
 from pathlib import Path
-from types import ModuleType
-from typing import get_type_hints
 
 from altclip import __version__
 
@@ -281,7 +276,7 @@ def _run_job(name: str, job: _Job, words: list[str]) -> None:
         name: what is written before the words, such as `train stage1`.
         words: what follows it on the command line.
     """
-    from altclip.common.recipe import launch
+    from altclip.common.launching import launch
 
     if job.first and words and not words[0].startswith("-") and not words[0].endswith((".yaml", ".yml")):
         first, *rest = words
@@ -292,23 +287,7 @@ def _run_job(name: str, job: _Job, words: list[str]) -> None:
     sys.argv = [f"altclip {name}", *words]
     if "--help" in words or "-h" in words:
         print(_describe(name, job))
-
-    module = _load(job)
-    has_begun = False
-
-    @wraps(module.main)
-    def begin(*arguments) -> None:
-        nonlocal has_begun
-        has_begun = True
-        module.main(*arguments)
-
-    try:
-        launch(begin, *_argument_types(module.main), one_process=job.one_process)
-    except SystemExit as end:
-        if has_begun or not isinstance(end.code, str):
-            raise
-        print(end.code, file=sys.stderr)
-        sys.exit(_USAGE_ERROR)
+    launch(job.module, one_process=job.one_process, refused=_USAGE_ERROR)
 
 
 def _job_of(words: list[str]) -> str | None:
@@ -318,16 +297,6 @@ def _job_of(words: list[str]) -> str | None:
         if name in JOBS:
             return name
     return None
-
-
-def _load(job: _Job) -> ModuleType:
-    """Import the module of a job, with the libraries that it needs."""
-    return import_module(f"altclip.{job.module}")
-
-
-def _argument_types(function: Callable) -> list[type]:
-    """Return the dataclasses that a job's `main` takes, by the types of its parameters."""
-    return [hint for name, hint in get_type_hints(function).items() if name != "return"]
 
 
 def _describe(name: str, job: _Job) -> str:
@@ -348,10 +317,10 @@ def _of_recipes(folder: str) -> str:
 
 
 def _build_parser(with_flags: bool = False) -> ArgumentParser:
-    """Build the parser of groups and jobs; that of each job's flags is `common.recipe`'s.
+    """Build the parser of groups and jobs; that of each job's flags is `common.launching`'s.
 
     Args:
-        with_flags: add the flags, for completion, which imports the libraries of all jobs.
+        with_flags: add the flags, for completion.
     """
     as_written = {"formatter_class": RawDescriptionHelpFormatter}  # keeps line breaks
     description = "AltCLIP: train, evaluate and publish multilingual CLIPs."
@@ -384,11 +353,13 @@ def _build_parser(with_flags: bool = False) -> ArgumentParser:
 def _add_flags(parser: ArgumentParser, job: _Job) -> None:
     """Add the flags of a job to its parser, whose values are completed as names of files."""
     import shtab
-    from transformers import HfArgumentParser
+
+    from altclip.common.launching import flag_parser
 
     parser.add_argument("first", nargs="?", help="A recipe.").complete = shtab.FILE
-    flags = HfArgumentParser(_argument_types(_load(job).main), add_help=False)
-    for action in flags._actions:
+    for action in flag_parser(job.module)._actions:
+        if action.dest == "help":  # the parser has its own
+            continue
         # A default may be any object, which completion does not need.
         action.help = str(action.help or "").partition(". ")[0]
         if action.choices is None and action.type is str:

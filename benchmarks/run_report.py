@@ -7,10 +7,7 @@ python benchmarks/run_report.py --results outputs/mine outputs/theirs \\
     --output_dir outputs/report --rows language --columns model
 """
 
-from benchmarks.jobs.report import main
-from benchmarks.report.selection import ReportArguments
-from benchmarks.report.tables import TableArguments
-from common.recipe import launch
+from common.launching import launch
 
 if __name__ == "__main__":
-    launch(main, ReportArguments, TableArguments, one_process=True)
+    launch("benchmarks.jobs.report", one_process=True)

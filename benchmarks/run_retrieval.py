@@ -6,9 +6,7 @@ python benchmarks/run_retrieval.py --models BAAI/AltCLIP-m9 --tasks xm3600 flick
 accelerate launch --quiet benchmarks/run_retrieval.py --models BAAI/AltCLIP --tasks mscoco-5k
 """
 
-from benchmarks.jobs.retrieval import RetrievalArguments, main
-from benchmarks.report.tables import TableArguments
-from common.recipe import launch
+from common.launching import launch
 
 if __name__ == "__main__":
-    launch(main, RetrievalArguments, TableArguments)
+    launch("benchmarks.jobs.retrieval")

@@ -6,9 +6,7 @@ python benchmarks/run_zero_shot.py --models BAAI/AltCLIP --tasks my/task.yaml --
     --templates "A photo of {}."
 """
 
-from benchmarks.jobs.zero_shot import ZeroShotArguments, main
-from benchmarks.report.tables import TableArguments
-from common.recipe import launch
+from common.launching import launch
 
 if __name__ == "__main__":
-    launch(main, ZeroShotArguments, TableArguments)
+    launch("benchmarks.jobs.zero_shot")

@@ -1,12 +1,12 @@
-"""Count the processes of a script, fix the number of threads of each, and name the machine they run on."""
+"""Count the processes of a script, fix the number of threads of each, and name the machine they run on.
+
+This module is imported before torch is, see `common.launching`.
+"""
 
 import os
 import socket
 import warnings
 from pathlib import Path
-
-import torch
-from accelerate.utils.environment import get_int_from_env
 
 # Environment variables of launchers: torchrun and accelerate, and three kinds of MPI.
 _NUMBERS_OF_PROCESSES = ["WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE"]
@@ -14,7 +14,8 @@ _NUMBERS_OF_PROCESSES = ["WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_
 
 def launched_processes() -> int:
     """Return the number of processes that the launcher started, with this one; 1 without a launcher."""
-    return get_int_from_env(_NUMBERS_OF_PROCESSES, 1)
+    numbers = [int(os.environ[name]) for name in _NUMBERS_OF_PROCESSES if name in os.environ]
+    return numbers[0] if numbers else 1
 
 
 def warn_if_launched_alone() -> None:
@@ -38,6 +39,8 @@ def fix_threads() -> int:
 
     It is `OMP_NUM_THREADS` if that is set, else the number of cores. Sums of floats depend on it.
     """
+    import torch
+
     n_threads = torch.get_num_threads()
     torch.set_num_threads(n_threads)  # from now on MKL does not choose fewer by itself
     return n_threads

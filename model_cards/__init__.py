@@ -4,4 +4,4 @@
 `python -m model_cards RECIPE.yaml` and `altclip card` do.
 """
 
-import modeling_altclip  # noqa: F401  (its settings of the process have to stand before torch is loaded)
+import common as _common  # noqa: F401  (its settings of the process have to stand before torch is loaded)

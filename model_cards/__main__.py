@@ -5,12 +5,7 @@ python -m model_cards training/recipes/miniature/card.yaml
 python -m model_cards --title "My CLIP" --repo me/my-clip --stages outputs/stage2 --output_dir outputs/my-clip
 """
 
-from common.recipe import launch
-
-from .job import CardArguments, main
-
-__all__ = ["CardArguments", "main"]
-
+from common.launching import launch
 
 if __name__ == "__main__":
-    launch(main, CardArguments, one_process=True)
+    launch("model_cards.job", one_process=True)

@@ -8,7 +8,6 @@ from unicodedata import category
 import torch
 from torch import nn
 from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.models.ibert.quant_modules import QuantEmbedding
 
 from .reading_altclip import text_reading
 from .threads_altclip import lock_of_threads
@@ -343,6 +342,9 @@ def readable_tokens(model: PreTrainedModel) -> float:
 
 def positions_before_texts(model: nn.Module) -> int:
     """Return the number of positions that an encoder keeps for padding and gives to no token; 0 for most."""
+    # Imported here, since nothing else needs I-BERT's modules.
+    from transformers.models.ibert.quant_modules import QuantEmbedding
+
     for name, module in model.named_modules():
         is_embedding = isinstance(module, nn.Embedding | QuantEmbedding)
         if name.endswith("position_embeddings") and is_embedding and module.padding_idx is not None:

@@ -3,12 +3,11 @@
 from copy import deepcopy
 
 import torch
+import transformers
 from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForTextEncoding,
-    MetaClip2VisionConfig,
-    MetaClip2VisionModel,
     PreTrainedConfig,
     PreTrainedModel,
 )
@@ -19,8 +18,9 @@ from .checkpoint_altclip import load_whole
 from .configuration_altclip_dual_encoder import AltCLIPDualEncoderConfig, check_teacher
 from .text_code_altclip import check_allowed, find_code, load_classes
 
-# Towers that transformers 5.23 has, and that `AutoModel` does not know.
-_UNLISTED = {MetaClip2VisionConfig: MetaClip2VisionModel}
+# Classes of towers that transformers 5.23 has, and that `AutoModel` does not know, by model type. They are
+# imported when a model has one.
+_UNLISTED = {"metaclip_2_vision_model": "MetaClip2VisionModel"}
 
 
 def load_text_config(name_or_path: str, *, trust_remote_code: bool = False) -> PreTrainedConfig:
@@ -60,8 +60,8 @@ def build_encoder(config: PreTrainedConfig) -> PreTrainedModel:
             f"the text encoder, a {config.model_type!r}, brings code of its own, which has not run: read the "
             "code in the model's folder, and load the model by from_pretrained with trust_remote_code=True"
         )
-    if type(config) in _UNLISTED:
-        return _UNLISTED[type(config)]._from_config(config)
+    if config.model_type in _UNLISTED:
+        return getattr(transformers, _UNLISTED[config.model_type])._from_config(config)
     if not config.is_encoder_decoder:
         return AutoModel.from_config(config, trust_remote_code=False)
     # Without memory, and only to learn the class and the configuration of its encoder.

@@ -17,7 +17,7 @@ from PIL import Image
 from transformers import AutoModel, AutoProcessor
 
 import training.losses
-from altclip.command import GROUPS, JOBS, _argument_types, main
+from altclip.command import GROUPS, JOBS, main
 from benchmarks.jobs.embed import EmbedArguments
 from common.commands import _SCRIPTS, command_for, runnable, this_command
 from common.errors import InputError
@@ -44,27 +44,18 @@ def ended(capsys, call, words):
     with pytest.raises(SystemExit) as end:
         call(words)
     printed = capsys.readouterr().err
-    if isinstance(end.value.code, str):  # Python prints it and ends with status 1
-        return 1, end.value.code
     return end.value.code, printed
 
 
 @pytest.mark.parametrize("name", PATHS)
 def test_a_job_calls_what_its_script_calls(name):
     job = JOBS[name]
-    function = import_module(job.module).main
     tree = ast.parse(PATHS[name].read_text("utf-8"))
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and node.func.id == "launch"]
     (call,) = calls
-    script_main, *types = [argument.id for argument in call.args]
-    assert script_main == "main"
-    assert types == [argument_type.__name__ for argument_type in _argument_types(function)]
+    assert [argument.value for argument in call.args] == [job.module]
     # A script passes one_process=True or nothing: ["one_process"] * True is ["one_process"].
     assert [keyword.arg for keyword in call.keywords] == ["one_process"] * job.one_process
-
-    # model_cards is run as a package, and imports its own module relatively.
-    source = ".job" if name == "card" else job.module
-    assert f"from {source} import" in PATHS[name].read_text("utf-8")
 
 
 def test_every_job_says_in_sentences_what_it_does():

@@ -141,7 +141,7 @@ WRITES_ITSELF = {
     "modeling_altclip/checksums_altclip.py",  # its package imports none of ours
     "modeling_altclip/processing_altclip.py",
     "modeling_altclip/tokenizer_files_altclip.py",
-    "benchmarks/run_metric_speed.py",  # a file of Linux, which is no file on a disk
+    "benchmarks/jobs/metric_speed.py",  # a file of Linux, which is no file on a disk
     "training/photographs/unpack.py",  # thousands of files, of which a record is written at the end
     "training/miniature/build_asset.py",  # maintainers run it alone, without our packages
 }

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from transformers import AutoModel, AutoTokenizer, CLIPTokenizer, XLMRobertaTokenizer
 
-from training.miniature import __main__ as drawing
+from training.miniature import job as drawing
 from training.miniature.origins import origins_of_scenes
 from training.miniature.scenes import (
     ASSET,

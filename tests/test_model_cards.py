@@ -21,8 +21,8 @@ from benchmarks.results import Result
 from common.errors import InputError
 from common.fingerprints import hash_weights
 from common.models.loading import load_model, save_model
-from model_cards.__main__ import CardArguments, main
 from model_cards.card import Facts, render_card
+from model_cards.job import CardArguments, main
 from model_cards.paths import public_command, public_path
 from model_cards.stages import find_lineage, label_stages
 from modeling_altclip import AltCLIPConfig, AltCLIPDualEncoderModel, AltCLIPModel, AltCLIPProcessor

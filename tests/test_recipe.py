@@ -1,7 +1,10 @@
 """Recipes and flags, and what is said of bad ones."""
 
 import re
+import sys
 from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,9 +12,10 @@ import torch
 from common.errors import InputError
 from common.files.rows import load_rows
 from common.languages import check_languages
+from common.launching import launch
 from common.models.loading import load_model
 from common.models.revisions import revision_of
-from common.recipe import launch, parse
+from common.recipe import parse
 from training.arguments import (
     ContrastiveArguments,
     DiffusionArguments,
@@ -20,6 +24,7 @@ from training.arguments import (
 )
 
 from .conftest import ROOT
+from .write_flags import launched_by_scripts
 
 
 @dataclass
@@ -243,29 +248,61 @@ def test_a_tracker_that_cannot_be_had_is_refused(names, message, tmp_path):
         parse(ContrastiveArguments, arguments=[recipe, *flags])
 
 
-def test_launch_prints_one_line(monkeypatch, capsys):
+@pytest.fixture
+def launch_main(monkeypatch):
+    """Return a function that launches a `main` as a job's, and takes what `launch` takes."""
+
+    def run(main, **options):
+        monkeypatch.setitem(sys.modules, "altclip.training.jobs.of_test", SimpleNamespace(main=main))
+        launch("training.jobs.of_test", **options)
+
+    return run
+
+
+def do_nothing(arguments: Required):
+    pass
+
+
+def test_launch_prints_one_line(monkeypatch, launch_main, capsys):
     # As `python -m training` has it: the program is the package.
     monkeypatch.setattr(
         "sys.argv", ["/somewhere/training/__main__.py", "--source_language", "en", "--rate", "-1"]
     )
     with pytest.raises(SystemExit) as ended:
-        launch(print, Required)
-    assert ended.value.code == "training: error: rate is negative, which it may not be"
+        launch_main(do_nothing)
+    assert ended.value.code == 1
+    assert capsys.readouterr().err == "training: error: rate is negative, which it may not be\n"
+
+
+def test_what_is_refused_before_a_job_begins_has_a_status_of_its_own(monkeypatch, launch_main):
+    def fail(arguments: Arguments):
+        raise InputError("it cannot be done")
+
+    monkeypatch.setattr("sys.argv", ["script.py"])
+    for main, status in ((do_nothing, 2), (fail, 1)):
+        with pytest.raises(SystemExit) as ended:
+            launch_main(main, refused=2)
+        assert ended.value.code == status
 
 
 @pytest.mark.parametrize("variable", ["WORLD_SIZE", "OMPI_COMM_WORLD_SIZE"])
-def test_a_script_of_one_process_refuses_to_be_one_of_several(monkeypatch, variable):
+def test_a_script_of_one_process_refuses_to_be_one_of_several(monkeypatch, launch_main, capsys, variable):
     """Each would do the whole work, and write the same files."""
     monkeypatch.setattr("sys.argv", ["script.py", "--rate", "3"])
     done = []
+
+    def main(arguments: Arguments):
+        done.append(arguments)
+
     # torchrun and mpirun each say how many processes they start.
     monkeypatch.setenv(variable, "1")
-    launch(done.append, Arguments, one_process=True)
+    launch_main(main, one_process=True)
     monkeypatch.setenv(variable, "2")
     with pytest.raises(SystemExit) as ended:
-        launch(done.append, Arguments, one_process=True)
-    assert "2 processes were started, and this script runs in one" in ended.value.code
-    launch(done.append, Arguments)
+        launch_main(main, one_process=True)
+    assert ended.value.code == 1
+    assert "2 processes were started, and this script runs in one" in capsys.readouterr().err
+    launch_main(main)
     assert len(done) == 2
 
 
@@ -274,11 +311,9 @@ def test_every_script_says_how_many_processes_it_has():
     test_encoder.py), and so does the check of a GPU; no other script does.
     """
     joined = set()
-    for package in ("benchmarks", "deploy", "model_cards", "training"):
-        for path in (ROOT / package).rglob("*.py"):
-            # Every script ends with this call, below `if __name__ == "__main__"`.
-            calls = re.findall(r"^    launch\(main.*", path.read_text("utf-8"), re.MULTILINE)
-            joined |= {path.name for call in calls if "one_process=True" not in call}
+    for script in launched_by_scripts():
+        if "one_process=True" not in (ROOT / script).read_text("utf-8"):
+            joined.add(Path(script).name)
     stages = {
         f"run_{name}.py"
         for name in ("alignment", "stage0", "stage1", "stage2", "parallel", "diffusion", "text_pretraining")
@@ -357,18 +392,18 @@ def test_an_unknown_language_is_named():
     assert check_languages(None, ["en", "zh"]) == ["en", "zh"]
 
 
-def test_a_script_leaves_its_group_of_processes(monkeypatch):
+def test_a_script_leaves_its_group_of_processes(monkeypatch, launch_main):
     """Leave it because Python may end before the threads of a group do.
 
     A process was aborted then, after all was saved.
     """
 
-    def main(arguments):
+    def main(arguments: Arguments):
         # A group of one process, without a port.
         torch.distributed.init_process_group(
             "gloo", store=torch.distributed.HashStore(), rank=0, world_size=1
         )
 
     monkeypatch.setattr("sys.argv", ["script.py", "--rate", "3"])
-    launch(main, Arguments)
+    launch_main(main)
     assert not torch.distributed.is_initialized()

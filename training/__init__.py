@@ -6,23 +6,12 @@ of a frozen tower, which runs once. `losses` are functions of embeddings, `train
 `run_stage0.py` to `run_stage2.py`; `examples/train_in_python.py` trains in Python.
 """
 
-import modeling_altclip  # noqa: F401  (its settings of the process have to stand before torch is loaded)
+from typing import TYPE_CHECKING
 
-# isort: split
-from .alignment import fit_alignment
-from .arguments import AlignmentArguments, ContrastiveArguments, TeacherArguments, TeacherLearningArguments
-from .data.examples import CachedCollator, CaptionExamples, Collator
-from .data.images import ImageViews
-from .data.parallel_text import load_parallel_text
-from .data.sources.loading import load_source
-from .data.tower_cache import image_embeddings, pooled_images, pooled_texts, teacher_embeddings
-from .freezing import freeze_all_but
-from .gradient_cache import cached_loss
-from .losses import contrastive_loss, distillation_loss, gather_rows, sigmoid_loss
-from .parallel.caption_rows import CaptionRows, RowCollator
-from .parallel.trainer import ParallelArguments, ParallelTrainer
-from .text_similarity import load_text_encoder, text_similarities
-from .trainers import ContrastiveTrainer, TeacherLearningTrainer
+import common as _common  # noqa: F401  (its settings of the process have to stand before torch is loaded)
+
+if TYPE_CHECKING:  # for those that read the code alone; `__getattr__` is for those that run it
+    from .public import *
 
 __all__ = [
     "AlignmentArguments",
@@ -55,3 +44,12 @@ __all__ = [
     "teacher_embeddings",
     "text_similarities",
 ]
+
+
+def __getattr__(name: str):
+    """Import the public names once one is asked for: `python -m training.miniature --help` needs none."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from . import public
+
+    return getattr(public, name)

@@ -8,9 +8,7 @@ accelerate launch --quiet training/run_alignment.py --teacher_name_or_path outpu
     --output_dir outputs/multilingual
 """
 
-from common.recipe import launch
-from training.arguments import AlignmentArguments
-from training.jobs.alignment import main
+from common.launching import launch
 
 if __name__ == "__main__":
-    launch(main, AlignmentArguments)
+    launch("training.jobs.alignment")

@@ -3,24 +3,7 @@
 python training/run_alignment_gain.py training/recipes/alignment_gain/miniature.yaml
 """
 
-from pathlib import Path
-
-from common.files.whole_files import write_text
-from common.output import check_output_dir
-from common.recipe import launch
-from training.alignment_gain import GainArguments, evaluate_all, gains_table, measure_gains, train_all
-
-
-def main(arguments: GainArguments) -> None:
-    check_output_dir(arguments.output_dir)
-    train_all(arguments)
-    results = evaluate_all(arguments)
-    table = gains_table(measure_gains(results, arguments))
-    path = Path(arguments.output_dir, "gains.md")
-    write_text(path, table + "\n")
-    print(table)
-    print(f"Saved the table to {path}. Next: set initialize_projection of your recipe by it.")
-
+from common.launching import launch
 
 if __name__ == "__main__":
-    launch(main, GainArguments, one_process=True)
+    launch("training.jobs.alignment_gain", one_process=True)

@@ -4,9 +4,7 @@ python training/run_clean.py training/recipes/any_clip/clean.yaml
 python training/run_clean.py --dataset corpus.tsv --output_dir outputs/cleaned --processes 4
 """
 
-from common.recipe import launch
-from training.cleaning.arguments import CleaningArguments
-from training.jobs.clean import main
+from common.launching import launch
 
 if __name__ == "__main__":
-    launch(main, CleaningArguments, one_process=True)
+    launch("training.jobs.clean", one_process=True)

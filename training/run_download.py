@@ -7,9 +7,7 @@ python training/run_download.py --dataset addresses.parquet --url_column URL --t
 img2dataset downloads, in an environment of its own. The same command resumes a run that was killed.
 """
 
-from common.recipe import launch
-from training.download.arguments import DownloadArguments
-from training.jobs.download import main
+from common.launching import launch
 
 if __name__ == "__main__":
-    launch(main, DownloadArguments, one_process=True)
+    launch("training.jobs.download", one_process=True)

@@ -8,9 +8,7 @@ accelerate launch --quiet training/run_parallel.py training/recipes/parallel_coc
 accelerate launch --quiet training/run_parallel.py training/recipes/parallel/miniature.yaml
 """
 
-from common.recipe import launch
-from training.jobs.parallel import main
-from training.parallel.trainer import ParallelArguments
+from common.launching import launch
 
 if __name__ == "__main__":
-    launch(main, ParallelArguments)
+    launch("training.jobs.parallel")

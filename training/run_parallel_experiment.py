@@ -3,27 +3,7 @@
 python training/run_parallel_experiment.py training/recipes/parallel/experiment_miniature.yaml
 """
 
-from common.models.kinds import TEXT_ENCODER, check_kind
-from common.output import check_output_dir
-from common.recipe import launch
-from training.parallel.comparison import (
-    ARMS,
-    ParallelExperimentArguments,
-    evaluate_languages,
-    train_arm,
-    write_report,
-)
-
-
-def main(arguments: ParallelExperimentArguments) -> None:
-    check_output_dir(arguments.output_dir)
-    for name in ("text_encoder_name_or_path", "untrained_text_encoder"):
-        check_kind(name, getattr(arguments, name), TEXT_ENCODER)
-    models = [train_arm(arm, seed, arguments) for seed in arguments.seeds for arm in ARMS]
-    results = evaluate_languages(models, arguments)
-    print(write_report(results, arguments))
-    print(f"Saved the tables to {arguments.output_dir}/parallel.md. Next: look at the four plots next to it.")
-
+from common.launching import launch
 
 if __name__ == "__main__":
-    launch(main, ParallelExperimentArguments, one_process=True)
+    launch("training.jobs.parallel_experiment", one_process=True)

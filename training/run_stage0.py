@@ -3,9 +3,7 @@
 accelerate launch --quiet training/run_stage0.py training/recipes/miniature/stage0.yaml
 """
 
-from common.recipe import launch
-from training.arguments import TeacherArguments
-from training.jobs.stage0 import main
+from common.launching import launch
 
 if __name__ == "__main__":
-    launch(main, TeacherArguments)
+    launch("training.jobs.stage0")

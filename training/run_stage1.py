@@ -4,9 +4,7 @@ accelerate launch --quiet training/run_stage1.py training/recipes/altclip/stage1
 accelerate launch --quiet training/run_stage1.py training/recipes/miniature/stage1.yaml
 """
 
-from common.recipe import launch
-from training.arguments import TeacherLearningArguments
-from training.jobs.stage1 import main
+from common.launching import launch
 
 if __name__ == "__main__":
-    launch(main, TeacherLearningArguments)
+    launch("training.jobs.stage1")

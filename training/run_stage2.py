@@ -6,9 +6,7 @@ accelerate launch --quiet training/run_stage2.py RECIPE.yaml --dataset TARS --st
     --cache_image_embeds false --shuffle_buffer 1000
 """
 
-from common.recipe import launch
-from training.arguments import ContrastiveArguments
-from training.jobs.stage2 import main
+from common.launching import launch
 
 if __name__ == "__main__":
-    launch(main, ContrastiveArguments)
+    launch("training.jobs.stage2")

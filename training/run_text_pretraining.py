@@ -3,9 +3,7 @@
 accelerate launch --quiet training/run_text_pretraining.py training/recipes/parallel/text_miniature.yaml
 """
 
-from common.recipe import launch
-from training.jobs.text_pretraining import main
-from training.parallel.pretraining import TextPretrainingArguments
+from common.launching import launch
 
 if __name__ == "__main__":
-    launch(main, TextPretrainingArguments)
+    launch("training.jobs.text_pretraining")

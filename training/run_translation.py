@@ -8,9 +8,7 @@ It runs in one process: for several GPUs start it once for each, with some of th
 output_dir of its own.
 """
 
-from common.recipe import launch
-from training.jobs.translation import main
-from training.translation.translating import TranslationArguments
+from common.launching import launch
 
 if __name__ == "__main__":
-    launch(main, TranslationArguments, one_process=True)
+    launch("training.jobs.translation", one_process=True)

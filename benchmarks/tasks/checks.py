@@ -2,8 +2,8 @@
 
 import dataclasses
 
+from common.command_line import did_you_mean
 from common.errors import InputError
-from common.recipe import did_you_mean
 from common.typed import check_types
 from modeling_altclip.languages_altclip import check_tag, name_languages
 

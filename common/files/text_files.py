@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import IO
 
 from ..errors import InputError
-from .archives import open_bounded
 
 
 def lines_of(path: str | Path, what: str = "file") -> Iterator[str]:
@@ -21,6 +20,9 @@ def lines_of(path: str | Path, what: str = "file") -> Iterator[str]:
     Raises:
         InputError: a line is not UTF-8, or as `open_bounded`.
     """
+    # Imported here, since it imports pyarrow, which the text of a recipe does not need.
+    from .archives import open_bounded
+
     with open_bounded(path) as file:
         yield from decoded_lines(file, f"{what} {str(path)!r}")
 

@@ -11,9 +11,9 @@ from transformers.integrations.integration_utils import (
 )
 from transformers.trainer_utils import SaveStrategy
 
+from common.command_line import did_you_mean
 from common.errors import InputError
 from common.models.libraries import source_of
-from common.recipe import did_you_mean
 
 
 @dataclass(kw_only=True)

@@ -28,7 +28,7 @@ class CleaningArguments:
     )
     remove_markup: bool = field(default=True, metadata={"help": "Remove texts with tags of HTML or XML."})
     remove_placeholders: bool = field(
-        default=True, metadata={"help": "Remove texts with placeholders of programs, as %s, {0} and $1."}
+        default=True, metadata={"help": "Remove texts with placeholders of programs, as %%s, {0} and $1."}
     )
     remove_addresses: bool = field(
         default=True, metadata={"help": "Remove texts with addresses of the web or of e-mail."}

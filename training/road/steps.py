@@ -14,9 +14,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import get_type_hints
 
+from common.command_line import did_you_mean
 from common.errors import InputError
 from common.files.yaml_files import read_as_written, read_yaml
-from common.recipe import did_you_mean, parse
+from common.recipe import parse
 from modeling_altclip.checksums_altclip import CHECKSUMS
 
 _ENDINGS = (".yaml", ".yml")
