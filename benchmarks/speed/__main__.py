@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
+from datasets import disable_progress_bars
 from transformers.utils import logging
 
 from common.errors import InputError
@@ -55,6 +56,7 @@ def main(arguments: _SpeedArguments) -> None:
     """Compare row by row, then print and save what was found."""
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+    disable_progress_bars()
     comparisons = load_comparisons(arguments.rows)
     if arguments.quick:
         comparisons = [replace(each, work=f"{each.work}, but smaller") for each in comparisons]
@@ -72,20 +74,23 @@ def main(arguments: _SpeedArguments) -> None:
     for number, comparison in enumerate(comparisons, start=1):
         print(f"{number}/{len(comparisons)} {comparison.name}: {comparison.work}", flush=True)
         try:
-            outcomes += _compare(comparison, turns)
+            outcomes += _compare(comparison, turns, Path(arguments.output_dir, "logs", comparison.name))
         except InputError as error:
             failures[comparison.name] = str(error)
             print(f"  failed: {error}", file=sys.stderr, flush=True)
     _present(outcomes, failures, machine, arguments)
 
 
-def _compare(comparison: Comparison, turns: Turns) -> list[Outcome]:
-    """Compare, and print a line for each peer. The folder is kept only where a process of it has failed."""
-    folder = Path(tempfile.mkdtemp(prefix="altclip-speed-"))
-    try:
-        outcomes = summarize(comparison, run_comparison(comparison, folder, turns))
-    finally:
-        shutil.rmtree(folder)
+def _compare(comparison: Comparison, turns: Turns, logs: Path) -> list[Outcome]:
+    """Compare, and print a line for each peer. The logs of its processes are kept if one fails."""
+    with tempfile.TemporaryDirectory(prefix="altclip-speed-") as folder:
+        try:
+            outcomes = summarize(comparison, run_comparison(comparison, Path(folder), turns))
+        except InputError:
+            logs.mkdir(parents=True, exist_ok=True)
+            for log in Path(folder).glob("*.log"):
+                shutil.copy(log, logs)
+            raise
     for outcome in outcomes:
         ratio = outcome.ratios["cpu"]
         name = comparison.peers[outcome.peer].name
@@ -108,7 +113,11 @@ def _present(
         fill_readme(Path(__file__).with_name("README.md"), text)
     print(f"\n{text}\nWrote table.md, results.json and ratios.png in {folder}.")
     if failures:
-        raise InputError(f"{len(failures)} of the rows have no figures: {' '.join(failures)}")
+        names = " ".join(failures)
+        raise InputError(
+            f"{len(failures)} of the rows have no figures: {names}; their processes' logs are in "
+            f"{folder / 'logs'}"
+        )
 
 
 if __name__ == "__main__":

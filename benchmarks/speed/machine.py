@@ -3,7 +3,8 @@
 import os
 import platform
 import subprocess
-from importlib.metadata import PackageNotFoundError, version
+import sys
+from importlib.metadata import PackageNotFoundError, distributions, version
 from pathlib import Path
 
 import torch
@@ -54,6 +55,9 @@ def _versions() -> dict[str, str]:
             versions[package] = version(package)
         except PackageNotFoundError:
             versions[package] = "none"
+    # In a folder of its own: see `worker.py`.
+    for found in distributions(name="torchvision", path=[str(Path(sys.prefix, "torchvision"))]):
+        versions["torchvision"] = found.version
     return versions
 
 

@@ -78,8 +78,8 @@ def describe(machine: dict) -> str:
     versions = ", ".join(f"{package} {number}" for package, number in machine["versions"].items())
     kind = " These are the small sizes of `--quick`, which say little." if machine["quick"] else ""
     return (
-        f"{machine['processor']} ({flags}), {machine['cores']} cores, of which others kept "
-        f"{machine['load_before']:.1f} busy; {machine['threads']} threads a side, "
+        f"{machine['processor']} ({flags}), {machine['cores']} cores with a load of "
+        f"{machine['load_before']:.1f} before; {machine['threads']} threads a side, "
         f"{machine['repeats']} repeats, commit {machine['commit']}.{kind} Versions: {versions}."
     )
 
