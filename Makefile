@@ -12,7 +12,7 @@ ZERO_SHOT := paper-table-1 paper-imagenet-languages paper-icinw paper-clip-bench
 RETRIEVAL := paper-table-2 paper-table-3 paper-multi30k
 PAPER := $(ZERO_SHOT) $(RETRIEVAL) paper-table-4
 
-.PHONY: demo photographs photographs-full ablation families add-languages own-pictures parallel space test-space download-env data-dry-run gpu-check docs licences bom audit test test-slow soak fuzz hostile coverage mutants test-upstream test-lowest test-python test-only style install release flags world-table $(PAPER)
+.PHONY: demo photographs photographs-full ablation families add-languages own-pictures parallel space test-space download-env data-dry-run gpu-check bench-peers docs licences bom audit test test-slow soak fuzz hostile coverage mutants test-upstream test-lowest test-python test-only style install release flags world-table $(PAPER)
 
 # Repeated after a kill it goes on, and does nothing where all is done.
 demo: $(VENV)/installed  ## train and evaluate the miniature: data, three stages, evaluation, model card
@@ -129,6 +129,21 @@ world-table: export HF_HUB_OFFLINE := 0
 world-table: $(VENV)/installed  ## evaluate today's multilingual models on XM3600, xFlickrCO and WIT, next to what others published
 	$(BIN)/python benchmarks/run_retrieval.py benchmarks/recipes/world_table.yaml $(WORLD_MODELS) $(FLAGS)
 	set -e; for report in $(WORLD_REPORTS); do $(BIN)/python benchmarks/run_report.py benchmarks/recipes/$$report.yaml $(WORLD_MODELS); done
+
+# FLAGS=--quick is a look at small sizes; FLAGS="--rows texts loss" takes some of the rows, --threads 2 more threads.
+bench-peers: .venv-bench/installed  ## compare our speed and memory with those of other libraries on equal work: outputs/speed
+	.venv-bench/bin/python -m benchmarks.speed $(FLAGS)
+
+# open_clip, timm and CLIP_benchmark ask for torchvision. It is built for CUDA, and transformers would use it on all sides:
+# it lies in a folder that only those peers see, see benchmarks/speed/worker.py.
+BENCH = .venv-bench/bin/pip install --disable-pip-version-check --quiet --constraint constraints-bench.txt
+
+.venv-bench/installed: setup.cfg pyproject.toml $(CONSTRAINTS) constraints-bench.txt
+	$(PYTHON) -m venv .venv-bench
+	$(BENCH) --editable ".[plots]" sentence-transformers mteb onnxruntime ftfy
+	$(BENCH) --no-deps open_clip_torch timm clip-benchmark
+	$(BENCH) --no-deps --upgrade --target .venv-bench/torchvision torchvision
+	touch $@
 
 outputs/miniature/altclip/README.md:
 	$(MAKE) demo

@@ -4,7 +4,6 @@ clip-benchmark are read.
 
 import importlib.util
 import json
-import os
 import re
 import sys
 import unicodedata
@@ -19,8 +18,6 @@ from benchmarks.tasks.templates import hash_prompts, load_templates
 from benchmarks.tasks.text_lists import SETS, package_folder
 from common.errors import InputError
 from modeling_altclip.prompts_altclip import PROMPTS
-
-from .conftest import ROOT
 
 # The scripts of languages that are not written in Latin letters, as Unicode's names of letters begin.
 SCRIPTS = {
@@ -392,14 +389,3 @@ def test_the_hash_changes_with_what_was_asked():
         hash_prompts(["a {}", "the {}", "cat"], [None]),
     }
     assert len({found, *others}) == 4
-
-
-@pytest.mark.slow
-def test_the_speed_of_the_classifier_is_measured(clip_benchmark, run_python):
-    # A small text tower: the check is of equal embeddings, not of speed.
-    flags = ["--classes", "3", "--width", "64", "--layers", "1"]
-    paths = os.pathsep.join([str(ROOT), str(clip_benchmark.parent.parent)])
-    process = run_python("python", "benchmarks/run_classifier_speed.py", *flags, PYTHONPATH=paths)
-    assert process.returncode == 0, process.stderr
-    assert "3 classes x 2 prompts of" in process.stdout
-    assert float(process.stdout.split()[-1]) <= 1e-5, process.stdout

@@ -19,9 +19,6 @@ from .processes import TIMEOUT
 SPEED = [
     "run_parallel_cost.py",
     "run_projection_cost.py",
-    "run_classifier_speed.py",
-    "run_metric_speed.py",
-    "run_pipeline_speed.py",
 ]
 FOUND = [*sorted((ROOT / "training").glob("run_*.py")), *sorted((ROOT / "benchmarks").glob("run_*.py"))]
 SCRIPTS = [path for path in FOUND if path.name not in SPEED]

@@ -1,0 +1,122 @@
+"""Compare our speed and memory with those of other libraries on equal work.
+
+make bench-peers
+make bench-peers FLAGS="--quick --rows texts classifier"
+"""
+
+import shutil
+import sys
+import tempfile
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+from datasets import disable_progress_bars
+from transformers.utils import logging
+
+from common.errors import InputError
+from common.files.whole_files import write_text
+
+from .comparisons import Comparison, load_comparisons
+from .machine import describe_machine
+from .ratios import Outcome, summarize
+from .report import describe, draw_ratios, fill_readme, make_table, save_json
+from .side_by_side import Turns, run_comparison
+
+_QUICK_REPEATS = 2
+
+
+@dataclass(kw_only=True)
+class SpeedArguments:
+    """What to compare, and how often."""
+
+    rows: list[str] | None = field(
+        default=None, metadata={"help": "Names of rows of benchmarks/speed/rows.yaml. Default: all."}
+    )
+    quick: bool = field(
+        default=False, metadata={"help": "Take small sizes and two repeats: a look, no measurement."}
+    )
+    repeats: int = field(default=5, metadata={"help": "Number of repeats of each side."})
+    threads: int = field(default=1, metadata={"help": "Number of threads of each side."})
+    gpu: bool = field(default=False, metadata={"help": "Compare on a GPU, those rows that can."})
+    readme: bool = field(
+        default=False, metadata={"help": "Also write the table into benchmarks/speed/README.md."}
+    )
+    output_dir: str = field(default="outputs/speed", metadata={"help": "Folder for table, JSON and plot."})
+
+    def __post_init__(self):
+        if self.repeats < 1 or self.threads < 1:
+            raise InputError(f"repeats is {self.repeats} and threads {self.threads}: give at least 1")
+        if self.gpu and not torch.cuda.is_available():
+            raise InputError("gpu: torch finds no GPU on this machine: leave --gpu out")
+
+
+def main(arguments: SpeedArguments) -> None:
+    """Compare row by row, then print and save what was found."""
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    disable_progress_bars()
+    comparisons = load_comparisons(arguments.rows)
+    if arguments.quick:
+        comparisons = [replace(each, work=f"{each.work}, but smaller") for each in comparisons]
+    if arguments.gpu:
+        comparisons = [comparison for comparison in comparisons if comparison.gpu]
+    turns = Turns(
+        repeats=_QUICK_REPEATS if arguments.quick else arguments.repeats,
+        threads=arguments.threads,
+        quick=arguments.quick,
+        device="cuda" if arguments.gpu else "cpu",
+    )
+    machine = describe_machine(turns.threads) | {"quick": turns.quick, "repeats": turns.repeats}
+    outcomes: list[Outcome] = []
+    failures: dict[str, str] = {}
+    for number, comparison in enumerate(comparisons, start=1):
+        print(f"{number}/{len(comparisons)} {comparison.name}: {comparison.work}", flush=True)
+        try:
+            outcomes += _compare(comparison, turns, Path(arguments.output_dir, "logs", comparison.name))
+        except InputError as error:
+            failures[comparison.name] = str(error)
+            print(f"  failed: {error}", file=sys.stderr, flush=True)
+    _present(outcomes, failures, machine, arguments)
+
+
+def _compare(comparison: Comparison, turns: Turns, logs: Path) -> list[Outcome]:
+    """Compare, and print a line for each peer. The logs of its processes are kept if one fails."""
+    with tempfile.TemporaryDirectory(prefix="altclip-speed-") as folder:
+        try:
+            outcomes = summarize(comparison, run_comparison(comparison, Path(folder), turns))
+        except InputError:
+            logs.mkdir(parents=True, exist_ok=True)
+            for log in Path(folder).glob("*.log"):
+                shutil.copy(log, logs)
+            raise
+    for outcome in outcomes:
+        ratio = outcome.ratios["cpu"]
+        name = comparison.peers[outcome.peer].name
+        print(f"  {name}: {ratio.median:.2f} times our CPU seconds ({ratio.least:.2f} to {ratio.most:.2f})")
+    return outcomes
+
+
+def _present(
+    outcomes: list[Outcome], failures: dict[str, str], machine: dict, arguments: SpeedArguments
+) -> None:
+    folder = Path(arguments.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_json(outcomes, failures, machine, folder / "results.json")
+    if not outcomes:
+        raise InputError(f"rows: none has figures; the reasons are above and in {folder / 'results.json'}")
+    text = f"{describe(machine)}\n\n{make_table(outcomes, failures)}"
+    write_text(folder / "table.md", text)
+    draw_ratios(outcomes, folder / "ratios.png")
+    if arguments.readme:
+        fill_readme(Path(__file__).with_name("README.md"), text)
+    print(f"\n{text}\nWrote table.md, results.json and ratios.png in {folder}.")
+    if failures:
+        names = " ".join(failures)
+        raise InputError(
+            f"{len(failures)} of the rows have no figures: {names}; their processes' logs are in "
+            f"{folder / 'logs'}"
+        )
+
+
+__all__ = ["SpeedArguments", "main"]

@@ -1,0 +1,250 @@
+"""The comparison of our speed with other libraries: its harness, and our side of each row at tiny sizes."""
+
+import runpy
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.speed.comparisons import Comparison, Peer, load_comparisons
+from benchmarks.speed.ratios import Ratio, ratio_of, summarize
+from benchmarks.speed.report import describe, draw_ratios, fill_readme, make_table, save_json
+from benchmarks.speed.side_by_side import OURS, Turns, check_equal, order_of_turns, run_comparison
+from common.errors import InputError
+from common.files.json_files import read_json
+
+from .conftest import ROOT
+
+# Sides that note whose turn it is, and of which `other` answers something else.
+ROW = """
+import os
+import numpy as np
+
+def inputs(folder, shape):
+    (folder / "turns").write_text("")
+
+def side(name, folder, answer):
+    def work():
+        with (folder / "turns").open("a") as file:
+            file.write(name + " ")
+        return {"answer": [answer]}
+    while True:
+        yield work
+
+def ours(folder, shape):
+    return side("A", folder, shape["answer"])
+
+def peer(folder, shape):
+    print("libraries print what they like")
+    return side("B", folder, shape["answer"])
+
+def other(folder, shape):
+    return side("C", folder, 2.5)
+
+def dies(folder, shape):
+    yield lambda: None
+    raise MemoryError("a side is too large")
+
+def prints_threads(folder, shape):
+    while True:
+        yield lambda: {"answer": [float(os.environ["OMP_NUM_THREADS"])]}
+"""
+
+
+@pytest.fixture
+def row(tmp_path):
+    """Return a function from the names of peers to a comparison with them."""
+    path = tmp_path / "row.py"
+    path.write_text(ROW)
+
+    def make(*peers, answer=2.0):
+        named = {name: Peer(name=name, target=1.5) for name in peers}
+        shape = {"answer": answer}
+        return Comparison(name="row", file=str(path), work="work", tolerance=0.1, peers=named, shape=shape)
+
+    return make
+
+
+def test_sides_take_turns():
+    assert order_of_turns(["A", "B"], 3) == ["A", "B", "B", "A", "A", "B"]
+    assert order_of_turns(["A", "B", "C"], 2) == ["A", "B", "C", "C", "B", "A"]
+
+
+def test_a_comparison_measures_each_repeat_in_its_turn(row, tmp_path):
+    costs = run_comparison(row("peer"), tmp_path, Turns(repeats=2))
+    assert {side: len(repeats) for side, repeats in costs.items()} == {OURS: 2, "peer": 2}
+    assert set(costs["peer"][0]) == {"cpu", "wall", "memory"}
+    # Both warm up while they set up, in any order.
+    warm, turns = np.split((tmp_path / "turns").read_text().split(), [2])
+    assert sorted(warm) == ["A", "B"]
+    assert list(turns) == ["A", "B", "B", "A"]
+
+
+def test_unequal_results_are_refused(row, tmp_path):
+    message = "'row' is refused: we and other did not do the same work: answer differs by 5.0e-01"
+    with pytest.raises(InputError, match=message):
+        run_comparison(row("peer", "other"), tmp_path, Turns(repeats=1))
+
+
+@pytest.mark.parametrize(
+    ("theirs", "message"),
+    [
+        ({"a": np.zeros(3)}, "shapes"),
+        ({"b": np.zeros(2)}, "shapes"),
+        ({}, "shapes"),
+        ({"a": np.array([0, np.nan])}, "not finite"),
+        ({"a": np.array([0, 0.2])}, "differs by 2.0e-01"),
+    ],
+)
+def test_other_work_is_refused(row, theirs, message):
+    with pytest.raises(InputError, match=message):
+        check_equal({"a": np.zeros(2), "more": np.zeros(1)}, theirs, row("peer"), "peer")
+
+
+def test_equal_work_may_differ_by_the_tolerance(row):
+    ours = {"a": np.zeros(2), "more": np.zeros(1)}
+    assert check_equal(ours, {"a": np.array([0, 0.05])}, row("peer"), "peer") == 0.05
+
+
+def test_a_side_that_dies_is_said_in_one_line(row, tmp_path):
+    with pytest.raises(InputError) as error:
+        run_comparison(row("dies"), tmp_path, Turns(repeats=1))
+    assert (
+        str(error.value) == "the process of row, dies ended with status 1: MemoryError: a side is too large"
+    )
+
+
+def test_threads_are_those_asked_for(row, tmp_path):
+    run_comparison(row("prints_threads", answer=3.0), tmp_path, Turns(repeats=1, threads=3))
+
+
+def costs_of(*cpu, memory=8.0):
+    return [{"cpu": seconds, "wall": 2 * seconds, "memory": memory} for seconds in cpu]
+
+
+def test_ratios_are_of_rounds():
+    # 6 / 2, 4 / 4 and 12 / 3: the median is that of rounds, not the ratio of medians, 6 / 3.
+    ratio = ratio_of(costs_of(2, 4, 3), costs_of(6, 4, 12), "cpu")
+    assert ratio == Ratio(3, 1, 4)
+
+
+def test_memory_is_the_largest_of_all_repeats():
+    # The first repeat of ours took 4, and later ones used it again.
+    ours = [{"memory": 4}, {"memory": 0}]
+    assert ratio_of(ours, [{"memory": 8}, {"memory": 2}], "memory") == Ratio(2, 2, 2)
+
+
+def test_costs_are_summarized(row, tmp_path):
+    comparison = row("peer")
+    (outcome,) = summarize(comparison, {OURS: costs_of(1, 2, 9), "peer": costs_of(2, 2, 9, memory=4.0)})
+    assert outcome.ours == {"cpu": 2, "wall": 4, "memory": 8}
+    assert outcome.ratios["cpu"] == Ratio(1, 1, 2)
+    assert outcome.ratios["memory"].median == 0.5
+
+    comparison.children = True
+    (outcome,) = summarize(comparison, {OURS: costs_of(1), "peer": costs_of(2)})
+    assert outcome.ours["memory"] is None
+    assert "memory" not in outcome.ratios
+
+
+MACHINE = {
+    "processor": "a processor",
+    "flags": ["avx2"],
+    "cores": 2,
+    "load_before": 0.5,
+    "threads": 1,
+    "repeats": 3,
+    "quick": True,
+    "commit": "abc",
+    "versions": {"torch": "2.13.0"},
+}
+
+
+def test_outcomes_are_presented(row, tmp_path):
+    outcomes = summarize(row("peer"), {OURS: costs_of(1, 2), "peer": costs_of(4, 4)})
+    failures = {"another": "the process ended"}
+    table = make_table(outcomes, failures)
+    assert "| 3.00 (2.00 to 4.00) | 1.5 " in " ".join(table.split())
+    assert "- another: the process ended" in table
+    assert "small sizes" in describe(MACHINE)
+
+    save_json(outcomes, failures, MACHINE, tmp_path / "results.json")
+    saved = read_json(tmp_path / "results.json", "results")
+    assert saved["outcomes"][0]["costs"]["peer"][0]["cpu"] == 4
+    draw_ratios(outcomes, tmp_path / "ratios.png")
+    assert (tmp_path / "ratios.png").stat().st_size > 1000
+
+
+def test_the_readme_has_a_place_for_the_table(tmp_path):
+    readme = tmp_path / "README.md"
+    text = (ROOT / "benchmarks/speed/README.md").read_text("utf-8")
+    readme.write_text(text, "utf-8")
+    fill_readme(readme, "| first |")
+    fill_readme(readme, "| second |")
+    filled = readme.read_text("utf-8")
+    assert "| second |" in filled and "| first |" not in filled
+    assert filled.startswith(text.partition("<!-- begin")[0])
+    readme.write_text("nothing")
+    with pytest.raises(InputError, match="has no lines"):
+        fill_readme(readme, "| third |")
+
+
+def test_unknown_rows_are_refused():
+    assert [comparison.name for comparison in load_comparisons(["loss", "texts"])] == ["loss", "texts"]
+    with pytest.raises(InputError, match="rows: there is no 'speed'"):
+        load_comparisons(["speed"])
+
+
+COMPARISONS = {comparison.name: comparison for comparison in load_comparisons()}
+TINY = {
+    "texts": 8,
+    "classes": 2,
+    "templates": 2,
+    "images": 8,
+    "labels": 3,
+    "batch_size": 8,
+    "dim": 8,
+    "pairs": 8,
+    "batch_pairs": 4,
+    "steps": 2,
+    "width": 64,
+    "layers": 1,
+    "image_layers": 1,
+    "vocab_size": 8005,
+    "ours": ["-c", "pass"],
+    "device": "cpu",
+}
+
+
+@pytest.mark.parametrize("name", COMPARISONS)
+def test_our_side_of_a_row(name, tmp_path):
+    comparison = COMPARISONS[name]
+    shape = comparison.shape | TINY
+    module = runpy.run_path(str(comparison.path))
+    assert set(comparison.peers) <= set(module)
+    assert set(comparison.quick) <= set(comparison.shape)
+
+    module["inputs"](tmp_path, shape)
+    repeats = module[OURS](tmp_path, shape)
+    next(repeats)()
+    first = next(repeats)()
+    second = next(repeats)()
+    for key, values in first.items():
+        assert np.isfinite(np.asarray(values)).all()
+        np.testing.assert_allclose(np.asarray(second[key]), np.asarray(values), atol=1e-5)
+
+
+def test_files_of_rows_are_all_used():
+    folders = [ROOT / "benchmarks/speed/rows", ROOT / "training/speed"]
+    files = {path for folder in folders for path in folder.glob("*.py") if path.name != "__init__.py"}
+    assert files == {Path(comparison.path) for comparison in COMPARISONS.values()}
+
+
+# These peers are in the tests' own environment; the others need torchvision.
+@pytest.mark.slow
+@pytest.mark.parametrize("name", COMPARISONS)
+def test_peers_do_the_same_work(name, tmp_path):
+    comparison = COMPARISONS[name]
+    comparison.peers = {key: peer for key, peer in comparison.peers.items() if not peer.torchvision}
+    costs = run_comparison(comparison, tmp_path, Turns(repeats=1, quick=True))
+    assert list(costs) == [OURS, *comparison.peers]
