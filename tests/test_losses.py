@@ -9,7 +9,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy,
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from training import losses
+from training import tiled_losses
 from training.losses import (
     caption_losses,
     contrastive_loss,
@@ -287,7 +287,7 @@ class Dtypes(TorchDispatchMode):
 
 
 def test_mps_alone_sums_in_float32():
-    dtypes = {name: losses._widest_dtype(torch.device(name)) for name in ("cpu", "cuda", "meta", "mps")}
+    dtypes = {name: tiled_losses._widest_dtype(torch.device(name)) for name in ("cpu", "cuda", "meta", "mps")}
     assert dtypes.pop("mps") == torch.float32
     assert set(dtypes.values()) == {torch.float64}
 
@@ -307,7 +307,7 @@ def test_tiles_need_no_float64_where_there_is_none(loss, monkeypatch):
 
     expected = compute(None)[1]
     assert torch.float64 in compute(5)[0]
-    monkeypatch.setattr(losses, "_widest_dtype", lambda device: torch.float32)
+    monkeypatch.setattr(tiled_losses, "_widest_dtype", lambda device: torch.float32)
     seen, found = compute(5)
     assert torch.float32 in seen and torch.float64 not in seen
     for value, wanted in zip(found, expected, strict=True):

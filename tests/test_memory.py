@@ -69,11 +69,11 @@ def peak_mb(run_python, tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("loss_name", ["contrastive", "sigmoid"])
-def test_tiles_need_a_25th_of_open_clips_memory(peak_mb, loss_name):
+def test_tiles_need_a_40th_of_open_clips_memory(peak_mb, loss_name):
     """Allow less than open_clip, and ask for more than the 67 MB of the gradients themselves, or nearly."""
     measured = peak_mb(loss_name, 16384, 1024)
     assert measured > 67 * 0.9
-    assert measured <= OPEN_CLIP_MB / 25
+    assert measured <= OPEN_CLIP_MB / 40
 
 
 @pytest.mark.slow
