@@ -51,7 +51,7 @@ def tokenize(tokenizer: PreTrainedTokenizerBase, *texts: str | Sequence[str], **
 
 
 def count_tokens(tokenizer: PreTrainedTokenizerBase, texts: list[str], options: dict) -> list[int]:
-    """Count the tokens of each text as `tokenize` returns it, before texts of a batch are padded to one length.
+    """Count the tokens of each text as `tokenize` returns it, before a batch is padded to one length.
 
     Args:
         options: those of `tokenize`.
