@@ -12,7 +12,7 @@ ZERO_SHOT := paper-table-1 paper-imagenet-languages paper-icinw paper-clip-bench
 RETRIEVAL := paper-table-2 paper-table-3 paper-multi30k
 PAPER := $(ZERO_SHOT) $(RETRIEVAL) paper-table-4
 
-.PHONY: demo photographs photographs-full ablation families add-languages own-pictures parallel space test-space download-env data-dry-run gpu-check bench-peers docs licences bom audit test test-slow soak fuzz hostile coverage mutants test-upstream test-lowest test-python test-only style install release flags world-table $(PAPER)
+.PHONY: demo photographs photographs-full ablation families add-languages own-pictures parallel space test-space download-env data-dry-run gpu-check bench-peers bench-growth docs licences bom audit test test-slow soak fuzz hostile coverage mutants test-upstream test-lowest test-python test-only style install release flags world-table $(PAPER)
 
 # Repeated after a kill it goes on, and does nothing where all is done.
 demo: $(VENV)/installed  ## train and evaluate the miniature: data, three stages, evaluation, model card
@@ -133,6 +133,9 @@ world-table: $(VENV)/installed  ## evaluate today's multilingual models on XM360
 # FLAGS=--quick is a look at small sizes; FLAGS="--rows texts loss" takes some of the rows, --threads 2 more threads.
 bench-peers: .venv-bench/installed  ## compare our speed and memory with those of other libraries on equal work: outputs/speed
 	.venv-bench/bin/python -m benchmarks.speed $(FLAGS)
+
+bench-growth: $(VENV)/installed  ## fit how our costs grow with batch, texts, images, languages, vocabulary and pairs: outputs/speed
+	$(BIN)/python -m benchmarks.speed.growth $(FLAGS)
 
 # open_clip, timm and CLIP_benchmark ask for torchvision. It is built for CUDA, and transformers would use it on all sides:
 # it lies in a folder that only those peers see, see benchmarks/speed/worker.py.

@@ -6,10 +6,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks.speed import job
 from benchmarks.speed.comparisons import Comparison, Peer, load_comparisons
+from benchmarks.speed.instructions import LEVELS, check_level, limit_of
+from benchmarks.speed.machine import describe_machine, read_processor, tell_torch
 from benchmarks.speed.ratios import Ratio, ratio_of, summarize
 from benchmarks.speed.report import describe, draw_ratios, fill_readme, make_table, save_json
-from benchmarks.speed.side_by_side import OURS, Turns, check_equal, order_of_turns, run_comparison
+from benchmarks.speed.side_by_side import (
+    OURS,
+    Turns,
+    check_equal,
+    order_of_turns,
+    run_comparison,
+    worker_environment,
+)
 from common.errors import InputError
 from common.files.json_files import read_json
 
@@ -44,6 +54,13 @@ def other(folder, shape):
 def dies(folder, shape):
     yield lambda: None
     raise MemoryError("a side is too large")
+
+def tells_torch(folder, shape):
+    import torch
+    capability = torch.backends.cpu.get_cpu_capability()
+    names = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS")
+    (folder / "torch").write_text(" ".join([capability, *(os.environ.get(name, "-") for name in names)]))
+    return side("D", folder, shape["answer"])
 
 def prints_threads(folder, shape):
     while True:
@@ -118,6 +135,57 @@ def test_threads_are_those_asked_for(row, tmp_path):
     run_comparison(row("prints_threads", answer=3.0), tmp_path, Turns(repeats=1, threads=3))
 
 
+HAS_AVX2 = "avx2" in read_processor()[1]
+
+
+@pytest.mark.skipif(not HAS_AVX2, reason="needs a processor with AVX2")
+def test_instructions_are_those_asked_for(row, tmp_path):
+    run_comparison(row("tells_torch"), tmp_path, Turns(repeats=1, isa="avx2"))
+    assert (tmp_path / "torch").read_text() == "AVX2 avx2 AVX2 AVX2"
+    assert tell_torch(Turns(repeats=1, isa="avx2"))["capability"] == "AVX2"
+
+
+def test_instructions_are_limited_together(monkeypatch):
+    given = worker_environment(Turns(repeats=1, isa="avx512"))
+    assert limit_of("avx512").items() <= given.items()
+    assert {name: sorted(level.variables) for name, level in LEVELS.items()} == dict.fromkeys(
+        ("avx2", "avx512", "amx"), ["ATEN_CPU_CAPABILITY", "MKL_ENABLE_INSTRUCTIONS", "ONEDNN_MAX_CPU_ISA"]
+    )
+    # By default nothing is limited but what the user has limited.
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX")
+    assert worker_environment(Turns(repeats=1))["ONEDNN_MAX_CPU_ISA"] == "AVX"
+    assert worker_environment(Turns(repeats=1, isa="avx2"))["ONEDNN_MAX_CPU_ISA"] == "AVX2"
+
+
+SKYLAKE = ["avx2", "fma", "avx512f", "avx512bw", "avx512dq", "avx512vl"]
+
+
+def test_instructions_that_the_processor_lacks_are_refused():
+    for level in (None, "avx2", "avx512"):
+        check_level(level, SKYLAKE)
+    with pytest.raises(InputError, match="lacks amx_tile amx_bf16 amx_int8: give avx2 or avx512"):
+        check_level("amx", SKYLAKE)
+    with pytest.raises(InputError, match="lacks avx2 fma: leave --isa out"):
+        check_level("avx2", ["sse4_2"])
+    with pytest.raises(InputError, match="this system has no /proc/cpuinfo"):
+        check_level("avx2", [])
+
+
+def test_the_job_refuses_instructions_that_the_processor_lacks(monkeypatch):
+    monkeypatch.setattr(job, "read_processor", lambda: ("a processor", SKYLAKE))
+    assert job.SpeedArguments(isa="avx512").isa == "avx512"
+    with pytest.raises(InputError, match="isa is 'amx', and the processor lacks"):
+        job.SpeedArguments(isa="amx")
+
+
+def test_the_machine_is_described():
+    machine = describe_machine(Turns(repeats=1))
+    assert machine["isa"] is None
+    assert machine["capability"]
+    assert machine["matrix_rate"] > 0
+    assert machine["versions"]["torch"].startswith("2.")
+
+
 def costs_of(*cpu, memory=8.0):
     return [{"cpu": seconds, "wall": 2 * seconds, "memory": memory} for seconds in cpu]
 
@@ -152,6 +220,9 @@ MACHINE = {
     "flags": ["avx2"],
     "cores": 2,
     "load_before": 0.5,
+    "isa": None,
+    "capability": "AVX512",
+    "matrix_rate": 98.7,
     "threads": 1,
     "repeats": 3,
     "quick": True,
@@ -166,7 +237,10 @@ def test_outcomes_are_presented(row, tmp_path):
     table = make_table(outcomes, failures)
     assert "| 3.00 (2.00 to 4.00) | 1.5 " in " ".join(table.split())
     assert "- another: the process ended" in table
-    assert "small sizes" in describe(MACHINE)
+    text = describe(MACHINE)
+    assert "small sizes" in text
+    assert "torch uses AVX512, and multiplies matrices of float32 at 99 GFLOP/s" in text
+    assert "AVX2, limited to avx2 by --isa" in describe(MACHINE | {"isa": "avx2", "capability": "AVX2"})
 
     save_json(outcomes, failures, MACHINE, tmp_path / "results.json")
     saved = read_json(tmp_path / "results.json", "results")

@@ -2,6 +2,7 @@
 
 make bench-peers
 make bench-peers FLAGS="--quick --rows texts classifier"
+make bench-peers FLAGS="--isa avx2"
 """
 
 import shutil
@@ -18,7 +19,8 @@ from common.errors import InputError
 from common.files.whole_files import write_text
 
 from .comparisons import Comparison, load_comparisons
-from .machine import describe_machine
+from .instructions import LEVELS, check_level
+from .machine import describe_machine, read_processor
 from .ratios import Outcome, summarize
 from .report import describe, draw_ratios, fill_readme, make_table, save_json
 from .side_by_side import Turns, run_comparison
@@ -38,6 +40,14 @@ class SpeedArguments:
     )
     repeats: int = field(default=5, metadata={"help": "Number of repeats of each side."})
     threads: int = field(default=1, metadata={"help": "Number of threads of each side."})
+    isa: str | None = field(
+        default=None,
+        metadata={
+            "help": "Instructions of the processor that torch, oneDNN and MKL may use, on all sides. "
+            "Default: all that it has.",
+            "choices": list(LEVELS),
+        },
+    )
     gpu: bool = field(default=False, metadata={"help": "Compare on a GPU, those rows that can."})
     readme: bool = field(
         default=False, metadata={"help": "Also write the table into benchmarks/speed/README.md."}
@@ -47,6 +57,7 @@ class SpeedArguments:
     def __post_init__(self):
         if self.repeats < 1 or self.threads < 1:
             raise InputError(f"repeats is {self.repeats} and threads {self.threads}: give at least 1")
+        check_level(self.isa, read_processor()[1])
         if self.gpu and not torch.cuda.is_available():
             raise InputError("gpu: torch finds no GPU on this machine: leave --gpu out")
 
@@ -66,8 +77,9 @@ def main(arguments: SpeedArguments) -> None:
         threads=arguments.threads,
         quick=arguments.quick,
         device="cuda" if arguments.gpu else "cpu",
+        isa=arguments.isa,
     )
-    machine = describe_machine(turns.threads) | {"quick": turns.quick, "repeats": turns.repeats}
+    machine = describe_machine(turns) | {"quick": turns.quick, "repeats": turns.repeats}
     outcomes: list[Outcome] = []
     failures: dict[str, str] = {}
     for number, comparison in enumerate(comparisons, start=1):

@@ -1,5 +1,6 @@
 """Describe the machine and the versions that a comparison ran on."""
 
+import json
 import os
 import platform
 import subprocess
@@ -9,6 +10,10 @@ from pathlib import Path
 
 import torch
 
+from common.errors import InputError
+
+from .side_by_side import Turns, worker_environment
+
 # Those that decide how fast matrix products are; others are left out.
 _FLAGS = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "avx_vnni", "amx_tile", "amx_bf16", "amx_int8")
 _PACKAGES = (
@@ -16,36 +21,63 @@ _PACKAGES = (
     "clip-benchmark mteb onnxruntime timm altclip"
 ).split()
 _CPU_INFO = Path("/proc/cpuinfo")
+# What torch uses in a worker, and the rate of its matrix products of float32, which are most of the work:
+# operations in a CPU second, of all threads together, in billions.
+_TELL_TORCH = """
+import json, time, torch
+square = torch.ones(2048, 2048)
+square @ square
+begin = time.process_time()
+square @ square
+seconds = time.process_time() - begin
+rate = 2 * 2048**3 / seconds / 1e9
+print(json.dumps({"capability": torch.backends.cpu.get_cpu_capability(), "matrix_rate": rate}))
+"""
 
 
-def describe_machine(threads: int) -> dict:
-    """Return a description for JSON: processor, cores, load, threads, versions and our commit."""
-    model, flags = _processor()
+def describe_machine(turns: Turns) -> dict:
+    """Return a description for JSON: processor, instructions, cores, load, threads, versions, our commit."""
+    model, flags = read_processor()
     cuda = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
         "processor": model,
-        "flags": flags,
+        "flags": [flag for flag in _FLAGS if flag in flags],
         "cores": os.cpu_count(),
         "load_before": os.getloadavg()[0],
         "system": platform.platform(),
         "gpu": cuda,
-        "threads": threads,
-        "capability": torch.backends.cpu.get_cpu_capability(),
+        "threads": turns.threads,
+        "isa": turns.isa,
         "python": platform.python_version(),
         "versions": _versions(),
         "commit": _commit(),
-    }
+    } | tell_torch(turns)
 
 
-def _processor() -> tuple[str, list[str]]:
-    """Return the processor's name and those of its flags that matter; Linux tells them."""
+def tell_torch(turns: Turns) -> dict:
+    """Return what torch uses in the environment of the workers: `capability` and `matrix_rate`.
+
+    Raises:
+        InputError: its process ends in an error.
+    """
+    command = [sys.executable, "-P", "-c", _TELL_TORCH]
+    process = subprocess.run(
+        command, env=worker_environment(turns), capture_output=True, text=True, check=False
+    )
+    if process.returncode != 0:
+        raise InputError(f"torch does not start in the environment of the workers: {process.stderr.strip()}")
+    return json.loads(process.stdout)
+
+
+def read_processor() -> tuple[str, list[str]]:
+    """Return the processor's name and its flags, which Linux tells; no flags elsewhere."""
     if not _CPU_INFO.exists():
         return platform.processor(), []
     lines = _CPU_INFO.read_text().splitlines()
     # "model name\t: AMD EPYC"; ARM has "Features" in place of "flags".
     values = dict(line.replace("\t", "").split(": ", 1) for line in lines if ": " in line)
     flags = values.get("flags", values.get("Features", "")).split()
-    return values.get("model name", platform.processor()), [flag for flag in _FLAGS if flag in flags]
+    return values.get("model name", platform.processor()), flags
 
 
 def _versions() -> dict[str, str]:

@@ -28,7 +28,7 @@ class Outcome:
     """What came of a comparison with one peer.
 
     Attributes:
-        ours, theirs: their costs by unit, see `_typical`.
+        ours, theirs: their costs by unit, see `typical`.
         ratios: by unit, as far as both are known.
         costs: of each repeat, by side.
     """
@@ -45,8 +45,8 @@ def summarize(comparison: Comparison, costs: dict[str, list[dict]]) -> list[Outc
     """Summarize the costs that `run_comparison` returns, one outcome for each peer."""
     outcomes = []
     for peer in comparison.peers:
-        ours = _typical(costs[OURS], children=comparison.children)
-        theirs = _typical(costs[peer], children=comparison.children)
+        ours = typical(costs[OURS], children=comparison.children)
+        theirs = typical(costs[peer], children=comparison.children)
         known = [unit for unit in _UNITS if ours[unit] and theirs[unit] is not None]
         ratios = {unit: ratio_of(costs[OURS], costs[peer], unit) for unit in known}
         of_both = {side: costs[side] for side in (OURS, peer)}
@@ -54,7 +54,7 @@ def summarize(comparison: Comparison, costs: dict[str, list[dict]]) -> list[Outc
     return outcomes
 
 
-def _typical(repeats: list[dict], *, children: bool) -> dict[str, float | None]:
+def typical(repeats: list[dict], *, children: bool) -> dict[str, float | None]:
     """Return the median of the repeats' times, and the largest of their memory; None if that is not known.
 
     A repeat may reuse memory that an earlier one has freed, so the largest is what the work takes.

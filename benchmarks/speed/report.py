@@ -32,7 +32,7 @@ _HEADER = [
     "MB, ours",
     "theirs",
 ]
-_BEGIN = "<!-- begin: written by `python -m benchmarks.speed --readme` -->"
+BEGIN = "<!-- begin: written by `python -m benchmarks.speed --readme` -->"
 _END = "<!-- end -->"
 
 
@@ -77,10 +77,13 @@ def describe(machine: dict) -> str:
     flags = " ".join(machine["flags"])
     versions = ", ".join(f"{package} {number}" for package, number in machine["versions"].items())
     kind = " These are the small sizes of `--quick`, which say little." if machine["quick"] else ""
+    limit = f", limited to {machine['isa']} by --isa" if machine["isa"] else ""
     return (
         f"{machine['processor']} ({flags}), {machine['cores']} cores with a load of "
-        f"{machine['load_before']:.1f} before; {machine['threads']} threads a side, "
-        f"{machine['repeats']} repeats, commit {machine['commit']}.{kind} Versions: {versions}."
+        f"{machine['load_before']:.1f} before; torch uses {machine['capability']}{limit}, and multiplies "
+        f"matrices of float32 at {machine['matrix_rate']:.0f} GFLOP/s of CPU time; {machine['threads']} "
+        f"threads a side, {machine['repeats']} repeats, commit {machine['commit']}.{kind} "
+        f"Versions: {versions}."
     )
 
 
@@ -121,17 +124,15 @@ def _title(outcome: Outcome) -> str:
     return f"{outcome.comparison.name}: {outcome.comparison.peers[outcome.peer].name}"
 
 
-def fill_readme(readme: Path, text: str) -> None:
-    """Write a text between the two marks of a README.
+def fill_readme(readme: Path, text: str, mark: str = BEGIN) -> None:
+    """Write a text into a README, from a mark to the next `<!-- end -->`.
 
     Raises:
         InputError: it has no such marks.
     """
     content = read_text(readme, "README")
-    before, begin, rest = content.partition(_BEGIN)
+    before, begin, rest = content.partition(mark)
     _, end, after = rest.partition(_END)
     if not end:
-        raise InputError(
-            f"readme: {readme} has no lines {_BEGIN!r} and {_END!r}, between which the table goes"
-        )
+        raise InputError(f"readme: {readme} has no lines {mark!r} and {_END!r}, between which the table goes")
     write_text(readme, f"{before}{begin}\n{text}\n{end}{after}")

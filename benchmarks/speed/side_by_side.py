@@ -13,6 +13,7 @@ import numpy as np
 from common.errors import InputError
 
 from .comparisons import Comparison
+from .instructions import limit_of
 
 OURS = "ours"
 _WORKER = Path(__file__).with_name("worker.py")
@@ -23,12 +24,13 @@ _OUR_SETTINGS = ("MKL_CBWR", "GOMP_SPINCOUNT")  # modeling_altclip/reproducibili
 
 @dataclass(frozen=True)
 class Turns:
-    """How often each side repeats its work, on how many threads and on which device."""
+    """How often each side repeats its work, on how many threads, which device and which instructions."""
 
     repeats: int
     threads: int = 1
     quick: bool = False
     device: str = "cpu"
+    isa: str | None = None
 
     def shape_of(self, comparison: Comparison) -> dict[str, object]:
         """Return the sizes that the sides of a comparison are called with."""
@@ -54,7 +56,7 @@ class _Worker:
                 stderr=log,
                 text=True,
                 cwd=folder,
-                env=_environment(turns.threads),
+                env=worker_environment(turns),
             )
 
     def wait_until_ready(self) -> None:
@@ -88,17 +90,17 @@ def _command(comparison: Comparison, side: str, folder: Path, turns: Turns) -> l
     return command
 
 
-def _environment(threads: int) -> dict[str, str]:
-    """Return the environment of a worker: a fixed number of threads for every library, and no network.
+def worker_environment(turns: Turns) -> dict[str, str]:
+    """Return the environment of a worker: fixed threads and instructions for every library, and no network.
 
     What our packages set in this process is not handed on. Ours sets it again in its own; peers run without.
     """
     inherited = {name: value for name, value in os.environ.items() if name not in _OUR_SETTINGS}
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
-    given = {name: str(threads) for name in names}
+    given = {name: str(turns.threads) for name in names}
     offline = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "PYTHONPATH": ""}
-    quiet = {"TRANSFORMERS_VERBOSITY": "error", "TOKENIZERS_PARALLELISM": str(threads > 1).lower()}
-    return inherited | given | offline | quiet
+    quiet = {"TRANSFORMERS_VERBOSITY": "error", "TOKENIZERS_PARALLELISM": str(turns.threads > 1).lower()}
+    return inherited | given | limit_of(turns.isa) | offline | quiet
 
 
 def _why_ended(name: str, status: int, log: Path) -> str:

@@ -1,0 +1,96 @@
+"""Measure how our costs grow with batch, texts, images, languages, vocabulary and pairs, and fit exponents.
+
+make bench-growth
+make bench-growth FLAGS="--curves batch recall"
+"""
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from datasets import disable_progress_bars
+from transformers.utils import logging
+
+from common.errors import InputError
+from common.files.whole_files import write_text
+
+from ..machine import describe_machine
+from ..ratios import typical
+from ..report import describe, fill_readme
+from ..side_by_side import Turns
+from .curves import Curve, load_curves
+from .measuring import Growth, fit_growth, measure_size
+from .report import BEGIN, draw_growth, interpret, make_table, save_json
+
+_README = Path(__file__).parent.with_name("README.md")
+
+
+@dataclass(kw_only=True)
+class GrowthArguments:
+    """Which curves to measure, and how often each size."""
+
+    curves: list[str] | None = field(
+        default=None,
+        metadata={"help": "Names of curves of benchmarks/speed/growth/curves.yaml. Default: all."},
+    )
+    repeats: int = field(default=3, metadata={"help": "Number of repeats of each size."})
+    threads: int = field(default=1, metadata={"help": "Number of threads."})
+    readme: bool = field(
+        default=False, metadata={"help": "Also write the table into benchmarks/speed/README.md."}
+    )
+    output_dir: str = field(default="outputs/speed", metadata={"help": "Folder for table, JSON and plot."})
+
+    def __post_init__(self):
+        if self.repeats < 1 or self.threads < 1:
+            raise InputError(f"repeats is {self.repeats} and threads {self.threads}: give at least 1")
+
+
+def main(arguments: GrowthArguments) -> None:
+    """Measure curve by curve, then print and save what was found."""
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    disable_progress_bars()
+    curves = load_curves(arguments.curves)
+    turns = Turns(repeats=arguments.repeats, threads=arguments.threads)
+    machine = describe_machine(turns) | {"quick": False, "repeats": turns.repeats}
+    growths: list[Growth] = []
+    failures: dict[str, str] = {}
+    for number, curve in enumerate(curves, start=1):
+        print(f"{number}/{len(curves)} {curve.name}: {curve.title}", flush=True)
+        try:
+            growths.append(_measure(curve, turns))
+            print(f"  {interpret(growths[-1])}", flush=True)
+        except InputError as error:
+            failures[curve.name] = str(error)
+            print(f"  failed: {error}", file=sys.stderr, flush=True)
+    _present(growths, failures, machine, arguments)
+
+
+def _measure(curve: Curve, turns: Turns) -> Growth:
+    repeats = {}
+    for size in curve.sizes:
+        repeats[size] = measure_size(curve, size, turns)
+        cpu = typical(repeats[size], children=False)["cpu"]
+        print(f"  {size:,} {curve.axis}: {cpu:.2f} CPU seconds", flush=True)
+    return fit_growth(curve, repeats)
+
+
+def _present(
+    growths: list[Growth], failures: dict[str, str], machine: dict, arguments: GrowthArguments
+) -> None:
+    folder = Path(arguments.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_json(growths, failures, machine, folder / "growth.json")
+    if not growths:
+        raise InputError(f"curves: none has figures; the reasons are above and in {folder / 'growth.json'}")
+    text = f"{describe(machine)}\n\n{make_table(growths)}"
+    write_text(folder / "growth.md", text)
+    draw_growth(growths, folder / "growth.png")
+    if arguments.readme:
+        fill_readme(_README, text, BEGIN)
+    print(f"\n{text}\nWrote growth.md, growth.json and growth.png in {folder}.")
+    if failures:
+        raise InputError(f"{len(failures)} of the curves have no figures: {' '.join(failures)}")
+
+
+__all__ = ["GrowthArguments", "main"]
