@@ -132,10 +132,10 @@ world-table: $(VENV)/installed  ## evaluate today's multilingual models on XM360
 
 # FLAGS=--quick is a look at small sizes; FLAGS="--rows texts loss" takes some of the rows, --threads 2 more threads.
 bench-peers: .venv-bench/installed  ## compare our speed and memory with those of other libraries on equal work: outputs/speed
-	.venv-bench/bin/python -m benchmarks.speed $(FLAGS)
+	.venv-bench/bin/python benchmarks/run_speed.py $(FLAGS)
 
 bench-growth: $(VENV)/installed  ## fit how our costs grow with batch, texts, images, languages, vocabulary and pairs: outputs/speed
-	$(BIN)/python -m benchmarks.speed.growth $(FLAGS)
+	$(BIN)/python benchmarks/run_growth.py $(FLAGS)
 
 # open_clip, timm and CLIP_benchmark ask for torchvision. It is built for CUDA, and transformers would use it on all sides:
 # it lies in a folder that only those peers see, see benchmarks/speed/worker.py.

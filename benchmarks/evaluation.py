@@ -454,8 +454,9 @@ def _evaluate_all(
     for name in arguments.models:
         model, processor = load_model(name, trust_remote_code=arguments.trust_remote_code)
         encoder = CachedEncoder(
-            model.to(DTYPES[arguments.dtype]),
+            model,
             processor,
+            dtype=DTYPES[arguments.dtype],
             normalize=benchmark.normalize,
             cache_dir=arguments.cache_dir,
             truncate_dims=arguments.truncate_dims or (),

@@ -96,7 +96,11 @@ def _exit_with(message: str, status: int) -> NoReturn:
     script = Path(sys.argv[0])
     # `python -m training.miniature` is known by the name of its package.
     name = script.parent.name if script.name == "__main__.py" else script.name
-    print(f"{name}: error: {' '.join(message.split())}", file=sys.stderr)
+    line = f"{name}: error: {' '.join(message.split())}"
+    if status == 1:
+        # Python prints it at the very end, behind the last state of progress bars.
+        sys.exit(line)
+    print(line, file=sys.stderr)
     sys.exit(status)
 
 

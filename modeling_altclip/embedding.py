@@ -612,7 +612,7 @@ def _encode_shared(
 
     Args:
         encode: encodes a batch, one row `(dim,)` for each of its items.
-        in_batches: takes a share of the items apart, in order.
+        in_batches: takes the items of a process apart, in order.
     """
     rank = 0
     n_processes = 1
@@ -625,11 +625,15 @@ def _encode_shared(
     n_rows = math.ceil(len(items) / n_processes)
     share = (items[rank::n_processes] + items[-1:])[:n_rows]
 
+    # All processes cut their shares where the last process has to: a sharded model has to run equally often in
+    # each.
+    of_last = (items[n_processes - 1 :: n_processes] + items[-1:])[:n_rows]
     encoded = []
     n_left = len(items)
-    for batch in in_batches(share):
-        encoded.append(encode(batch).float().cpu())
-        # The other processes are about as far.
+    start = 0
+    for batch in in_batches(of_last):
+        encoded.append(encode(share[start : start + len(batch)]).float().cpu())
+        start += len(batch)
         n_done = min(n_processes * len(batch), n_left)
         bar.update(n_done)
         n_left -= n_done

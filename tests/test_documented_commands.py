@@ -22,10 +22,12 @@ from .processes import TIMEOUT
 
 pytestmark = pytest.mark.slow
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-# Other tests run these; or they need an index of packages, the Hub, a cluster or eight GPUs.
+# Other tests run these; or they take an hour, or need an index of packages, the Hub, a cluster or eight GPUs.
 ELSEWHERE = re.compile(
     r"altclip train training/recipes/miniature$|"
     r"make (demo|ablation|families|add-languages|parallel|download-env|gpu-check|install|test|style|docs)|"
+    r"make (photographs|space|bench-peers|bench-growth)|python outputs/space|"
+    r"python -m venv|small/bin|du |"
     r"python examples/|pip|"
     r"hf |git |srun|export|cd |#SBATCH|source |.*(_node 8|--config_file)"
 )

@@ -152,7 +152,7 @@ def test_a_curve_is_measured(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(job, "load_curves", lambda names: [curve(shape={"dim": 64})])
     # So short a work may take no CPU time that the system counts.
     monkeypatch.setattr(job, "fit_growth", lambda each, measured: fit_growth(each, at_least(measured, 1e-3)))
-    job.main(job.GrowthArguments(repeats=1, output_dir=str(tmp_path)))
+    job.main(job._GrowthArguments(repeats=1, output_dir=str(tmp_path)))
     saved = read_json(tmp_path / "growth.json", "growth")
     (found,) = saved["curves"]
     assert set(found["repeats"]) == {"8", "16", "32"}
@@ -181,7 +181,7 @@ def test_a_curve_that_fails_leaves_the_others(tmp_path, monkeypatch):
 
     monkeypatch.setattr(job, "measure_size", measure_size)
     with pytest.raises(InputError, match="1 of the curves have no figures: wrong"):
-        job.main(job.GrowthArguments(output_dir=str(tmp_path)))
+        job.main(job._GrowthArguments(output_dir=str(tmp_path)))
     saved = read_json(tmp_path / "growth.json", "growth")
     assert "has no 'pictures'" in saved["failures"]["wrong"]
     assert saved["curves"][0]["laws"]["cpu"]["exponent"] == pytest.approx(2)
@@ -189,7 +189,7 @@ def test_a_curve_that_fails_leaves_the_others(tmp_path, monkeypatch):
 
 def test_no_repeats_are_refused():
     with pytest.raises(InputError, match="give at least 1"):
-        job.GrowthArguments(repeats=0)
+        job._GrowthArguments(repeats=0)
 
 
 def test_panels_of_all_curves_are_drawn(tmp_path):

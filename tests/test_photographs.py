@@ -28,8 +28,8 @@ from common.files.yaml_files import read_yaml
 from common.licences import terms_of
 from common.origins import read_origins
 from modeling_altclip.pooling_altclip import stated_pooling
-from training.photographs import __main__ as photographs
 from training.photographs import download as downloading
+from training.photographs import job as photographs
 from training.photographs.descriptions import Stamp, group_stamps, is_for_test, normalize, read_description
 from training.photographs.download import download
 from training.photographs.efficientnet import classifier_of, image_processor

@@ -23,6 +23,8 @@ POSIX = re.compile(
 )
 # Files that need some of it, and why.
 NEEDS_POSIX = {
+    # CPU seconds of a process and its children, for comparisons of speed
+    "benchmarks/speed/worker.py": ["import resource"],
     # img2dataset's own process, in an environment that `make download-env` makes
     "training/download/bounded_img2dataset.py": ["os.killpg", "signal.SIGKILL"],
 }

@@ -60,6 +60,7 @@ def train(miniature, tmp_path):
         # The second step sees what the first has changed.
         "max_steps": 2,
         "per_device_train_batch_size": 8,
+        "length_groups": 1,
         "use_cpu": True,
         "optim": "sgd",
         "learning_rate": 0.1,

@@ -173,9 +173,9 @@ def test_instructions_that_the_processor_lacks_are_refused():
 
 def test_the_job_refuses_instructions_that_the_processor_lacks(monkeypatch):
     monkeypatch.setattr(job, "read_processor", lambda: ("a processor", SKYLAKE))
-    assert job.SpeedArguments(isa="avx512").isa == "avx512"
+    assert job._SpeedArguments(isa="avx512").isa == "avx512"
     with pytest.raises(InputError, match="isa is 'amx', and the processor lacks"):
-        job.SpeedArguments(isa="amx")
+        job._SpeedArguments(isa="amx")
 
 
 def test_the_machine_is_described():

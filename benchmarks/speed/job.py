@@ -29,7 +29,7 @@ _QUICK_REPEATS = 2
 
 
 @dataclass(kw_only=True)
-class SpeedArguments:
+class _SpeedArguments:
     """What to compare, and how often."""
 
     rows: list[str] | None = field(
@@ -62,7 +62,7 @@ class SpeedArguments:
             raise InputError("gpu: torch finds no GPU on this machine: leave --gpu out")
 
 
-def main(arguments: SpeedArguments) -> None:
+def main(arguments: _SpeedArguments) -> None:
     """Compare row by row, then print and save what was found."""
     logging.set_verbosity_error()
     logging.disable_progress_bar()
@@ -110,7 +110,7 @@ def _compare(comparison: Comparison, turns: Turns, logs: Path) -> list[Outcome]:
 
 
 def _present(
-    outcomes: list[Outcome], failures: dict[str, str], machine: dict, arguments: SpeedArguments
+    outcomes: list[Outcome], failures: dict[str, str], machine: dict, arguments: _SpeedArguments
 ) -> None:
     folder = Path(arguments.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
@@ -131,4 +131,4 @@ def _present(
         )
 
 
-__all__ = ["SpeedArguments", "main"]
+__all__ = ["main"]

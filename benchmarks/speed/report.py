@@ -32,7 +32,7 @@ _HEADER = [
     "MB, ours",
     "theirs",
 ]
-BEGIN = "<!-- begin: written by `python -m benchmarks.speed --readme` -->"
+BEGIN = "<!-- begin: written by `python benchmarks/run_speed.py --readme` -->"
 _END = "<!-- end -->"
 
 

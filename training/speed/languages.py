@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 Repeats = Iterator[Callable[[], dict]]
+_LENGTH_GROUPS = 8  # the default of `length_groups`
 
 
 def inputs(folder: Path, shape: dict) -> None:
@@ -32,7 +33,6 @@ def ours(folder: Path, shape: dict) -> Repeats:
     from modeling_altclip import AltCLIPModel
     from training.data.examples import Collator
     from training.losses import caption_losses
-    from training.parallel.trainer import ParallelArguments
     from training.trainers import by_length
 
     model, tokenizer, pixels, captions = _read(folder, AltCLIPModel)
@@ -40,7 +40,7 @@ def ours(folder: Path, shape: dict) -> Repeats:
 
     def step(languages: list[list[str]]) -> dict:
         batch = collator.encode(sum(languages, []))
-        groups, rows = by_length(batch, ParallelArguments.length_groups)
+        groups, rows = by_length(batch, _LENGTH_GROUPS)
         distinct = torch.cat([model.get_text_features(**group).pooler_output for group in groups])
         texts = normalize(distinct[rows[batch["text_rows"]]], dim=-1)
         images = normalize(model.get_image_features(pixels).pooler_output, dim=-1)
@@ -81,7 +81,7 @@ def _read(folder: Path, model_class: type) -> tuple:
     model = model_class.from_pretrained(folder / "model").train()
     captions = json.loads((folder / "captions.json").read_text("utf-8"))
     pixels = torch.from_numpy(np.load(folder / "pixels.npy"))
-    return model, AutoTokenizer.from_pretrained(folder / "model"), pixels, captions
+    return model, AutoTokenizer.from_pretrained(folder / "model", trust_remote_code=False), pixels, captions
 
 
 def _repeats(model, captions: list[list[str]], step: Callable) -> Repeats:

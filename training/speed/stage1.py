@@ -154,7 +154,7 @@ class _Tower:
         from transformers import AltCLIPModel, AutoTokenizer
 
         self.model = AltCLIPModel.from_pretrained(folder).text_model
-        self.tokenizer = AutoTokenizer.from_pretrained(folder)
+        self.tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
 
     def tokenize(self, texts: list[str]) -> dict:
         return dict(self.tokenizer(texts, padding=True, truncation=True, max_length=77, return_tensors="pt"))

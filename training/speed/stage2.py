@@ -77,7 +77,7 @@ def transformers(folder: Path, shape: dict) -> Repeats:
     import torch
     from transformers import AltCLIPModel, AutoTokenizer, Trainer, TrainingArguments
 
-    tokenizer = AutoTokenizer.from_pretrained(folder / "model")
+    tokenizer = AutoTokenizer.from_pretrained(folder / "model", trust_remote_code=False)
     pixels = torch.from_numpy(np.load(folder / "pixels.npy"))
     pairs = list(zip(_read_texts(folder), pixels))
 
@@ -105,7 +105,7 @@ def open_clip(folder: Path, shape: dict) -> Repeats:
     from open_clip.loss import ClipLoss
     from transformers import AltCLIPModel, AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(folder / "model")
+    tokenizer = AutoTokenizer.from_pretrained(folder / "model", trust_remote_code=False)
     texts = _read_texts(folder)
     pixels = torch.from_numpy(np.load(folder / "pixels.npy"))
     normalize = torch.nn.functional.normalize

@@ -82,6 +82,9 @@ class AltCLIPTrainer(Trainer):
         # Nothing is saved where all texts are padded to one length.
         if text_reading(self.accelerator.unwrap_model(self.model)).attends_to_padding:
             return 1
+        # Each forward of a sharded model gathers all of its weights.
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            return 1
         most = self.args.per_device_train_batch_size // _ROWS_OF_GROUP
         return max(1, min(_LENGTH_GROUPS, most))
 

@@ -26,7 +26,7 @@ _README = Path(__file__).parent.with_name("README.md")
 
 
 @dataclass(kw_only=True)
-class GrowthArguments:
+class _GrowthArguments:
     """Which curves to measure, and how often each size."""
 
     curves: list[str] | None = field(
@@ -45,7 +45,7 @@ class GrowthArguments:
             raise InputError(f"repeats is {self.repeats} and threads {self.threads}: give at least 1")
 
 
-def main(arguments: GrowthArguments) -> None:
+def main(arguments: _GrowthArguments) -> None:
     """Measure curve by curve, then print and save what was found."""
     logging.set_verbosity_error()
     logging.disable_progress_bar()
@@ -76,7 +76,7 @@ def _measure(curve: Curve, turns: Turns) -> Growth:
 
 
 def _present(
-    growths: list[Growth], failures: dict[str, str], machine: dict, arguments: GrowthArguments
+    growths: list[Growth], failures: dict[str, str], machine: dict, arguments: _GrowthArguments
 ) -> None:
     folder = Path(arguments.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
@@ -93,4 +93,4 @@ def _present(
         raise InputError(f"{len(failures)} of the curves have no figures: {' '.join(failures)}")
 
 
-__all__ = ["GrowthArguments", "main"]
+__all__ = ["main"]

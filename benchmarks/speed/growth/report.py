@@ -19,7 +19,7 @@ with of_extra("plots"):
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-BEGIN = "<!-- begin: written by `python -m benchmarks.speed.growth --readme` -->"
+BEGIN = "<!-- begin: written by `python benchmarks/run_growth.py --readme` -->"
 _HEADER = ["curve", "of", "sizes", "cost", "least to most", "expected", "fitted", "off by at most"]
 _NAMES = {"cpu": "CPU seconds", "memory": "extra MB"}
 _SCALES = {"cpu": 1.0, "memory": 1e6}

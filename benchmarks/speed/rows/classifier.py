@@ -84,7 +84,7 @@ class _CLIPLike:
         from transformers import AltCLIPModel, AutoTokenizer
 
         self.model = AltCLIPModel.from_pretrained(folder).to(device)
-        self.tokenizer = AutoTokenizer.from_pretrained(folder)
+        self.tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
 
     def encode_text(self, tokens, normalize: bool = False):
         mask = (tokens != self.tokenizer.pad_token_id).long()
