@@ -625,8 +625,8 @@ def _encode_shared(
     n_rows = math.ceil(len(items) / n_processes)
     share = (items[rank::n_processes] + items[-1:])[:n_rows]
 
-    # All processes cut their shares where the last process has to: a sharded model has to run equally often in
-    # each.
+    # All processes cut their shares where the last process has to, since a sharded model has to run equally
+    # often in each.
     of_last = (items[n_processes - 1 :: n_processes] + items[-1:])[:n_rows]
     encoded = []
     n_left = len(items)

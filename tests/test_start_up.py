@@ -148,6 +148,9 @@ for words in json.loads(sys.argv[1]):
             code = None
         except SystemExit as end:
             code = end.code or 0
+            if isinstance(code, str):  # Python prints it, and ends with status 1
+                print(code, file=error)
+                code = 1
         output.seek(0)
         line = error.getvalue()
         assert code == status, (words, code, line)

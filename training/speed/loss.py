@@ -54,7 +54,7 @@ def sentence_transformers(folder: Path, shape: dict) -> Repeats:
     from sentence_transformers.util import dot_score
 
     function = CachedMultipleNegativesRankingLoss(
-        SentenceTransformer(modules=[torch.nn.Identity()], device=shape["device"]),
+        SentenceTransformer(modules=[torch.nn.Identity()], device=shape["device"], trust_remote_code=False),
         scale=_SCALE,
         similarity_fct=dot_score,
         mini_batch_size=1024,

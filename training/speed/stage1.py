@@ -108,7 +108,9 @@ def sentence_transformers(folder: Path, shape: dict) -> Repeats:
     )
     from sentence_transformers.losses import MSELoss
 
-    teacher = SentenceTransformer(modules=[_module(folder / "teacher")], device="cpu")
+    teacher = SentenceTransformer(
+        modules=[_module(folder / "teacher")], device="cpu", trust_remote_code=False
+    )
     english, others, targets = _read(folder)
     arguments = SentenceTransformerTrainingArguments(
         output_dir=str(folder / "theirs"),
@@ -118,7 +120,9 @@ def sentence_transformers(folder: Path, shape: dict) -> Repeats:
     )
 
     def epoch(n_pairs: int) -> Callable[[], dict]:
-        model = SentenceTransformer(modules=[_module(folder / "student")], device="cpu")
+        model = SentenceTransformer(
+            modules=[_module(folder / "student")], device="cpu", trust_remote_code=False
+        )
         rows = Dataset.from_dict({"english": english[:n_pairs], "other": others[:n_pairs]})
 
         def work() -> dict:

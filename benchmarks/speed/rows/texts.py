@@ -34,7 +34,7 @@ def ours(folder: Path, shape: dict) -> Repeats:
 def sentence_transformers(folder: Path, shape: dict) -> Repeats:
     from sentence_transformers import SentenceTransformer
 
-    model = SentenceTransformer(str(folder / "model"), device=shape["device"])
+    model = SentenceTransformer(str(folder / "model"), device=shape["device"], trust_remote_code=False)
     texts = json.loads((folder / "texts.json").read_text("utf-8"))
     yield lambda: model.encode(texts[:32])
     while True:
