@@ -59,7 +59,7 @@ class StageArguments(TrainingArguments):
         default=None,
         metadata={
             "help": "Number of groups of similar length in which the texts of a batch are encoded, to save "
-            "padding; 1 encodes them together. The default is 8, or fewer in a batch of fewer than 32, and 1 "
+            "padding; 1 encodes them together. The default is 4, or fewer in a batch of fewer than 16, and 1 "
             "where the model is sharded, or reads all texts padded to one length. It has no effect where "
             "texts and images go through the model in one forward, as in a stage 2 that trains the image "
             "tower, or where gradient_cache_chunk is set."

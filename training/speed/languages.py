@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 Repeats = Iterator[Callable[[], dict]]
-_LENGTH_GROUPS = 8  # the default of `length_groups`
+_LENGTH_GROUPS = 4  # the default of `length_groups`
 
 
 def inputs(folder: Path, shape: dict) -> None:
