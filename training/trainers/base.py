@@ -26,9 +26,9 @@ from ..own_text_tower import let_encode_texts_alone
 from ..sharding import make_shardable, set_scalars_apart, whole
 from ..validation import Validation
 
-# Groups of texts by default, and the fewest rows of a batch for each. More would save little padding, and each
-# costs a gradient of the size of the vocabulary. All processes have to run the model equally often, so that a
-# batch's texts themselves cannot decide.
+# Groups of texts by default, and the fewest rows of a batch for each. More would save little padding, and
+# each costs a gradient of the size of the vocabulary. All processes have to run the model equally often, so
+# that a batch's texts themselves cannot decide.
 _LENGTH_GROUPS = 4
 _ROWS_OF_GROUP = 4
 
