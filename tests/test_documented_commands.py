@@ -128,6 +128,16 @@ def test_a_command_as_printed(clone, model, command):
         assert [line for line in said if REFUSAL.match(line)], (command, said[-5:])
 
 
+def export_model(folder, miniature):
+    """Export the small model that a folder holds, in int8, whatever that costs a model of random weights."""
+    pytest.importorskip("onnx")
+    words = ["export", "BAAI/AltCLIP-m9", "--output_dir", "outputs/exported", "--dtypes", "int8"]
+    words += ["--validation_dataset", str(miniature / "dataset"), "--languages", "en", "--max_drop", "100"]
+    command = [sys.executable, "-m", "altclip", *words]
+    process = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=TIMEOUT)
+    assert process.returncode == 0, process.stderr[-3000:]
+
+
 LOADED = """
 import modeling_altclip
 from transformers import AutoModel, AutoProcessor
@@ -141,7 +151,7 @@ processor = AutoProcessor.from_pretrained("BAAI/AltCLIP-m9")
 @pytest.mark.parametrize(
     "page", [page for page in PAGES if "```python" in page.read_text("utf-8")], ids=lambda page: page.name
 )
-def test_python_as_printed(model, page, tmp_path):
+def test_python_as_printed(model, page, tmp_path, miniature):
     """Run all snippets of a page, one after another;
 
     Where a comment gives a list, compare it with the value.
@@ -151,6 +161,9 @@ def test_python_as_printed(model, page, tmp_path):
         demo = tmp_path / "outputs/miniature/altclip"
         shutil.copytree(model, demo)
         Image.new("RGB", (60, 40)).save(demo / "example.png")
+    if page.name == "export.md":
+        Image.new("RGB", (60, 40)).save(tmp_path / "dog.jpg")
+        export_model(tmp_path, miniature)
     if page.name == "cleaning.md":
         row = {"captions": {"en": ["a dog"], "fr": ["un chien"]}, "similarity": {"fr": 0.8}}
         Dataset.from_list([row]).to_parquet(tmp_path / "outputs/cleaned/train.parquet")
