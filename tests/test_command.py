@@ -44,6 +44,8 @@ def ended(capsys, call, words):
     with pytest.raises(SystemExit) as end:
         call(words)
     printed = capsys.readouterr().err
+    if isinstance(end.value.code, str):  # Python prints it and ends with status 1
+        return 1, end.value.code
     return end.value.code, printed
 
 
