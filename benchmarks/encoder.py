@@ -96,7 +96,7 @@ class CachedEncoder(Encoder):
 
     Args:
         normalize: as for `Encoder`.
-        dtype: the type that the model computes in.
+        dtype: the type that the model computes in; by default the one that it has.
         cache_dir: a folder that all processes share; one below datasets' own cache by default.
         truncate_dims: the numbers of dimensions for which `truncated` will be called. Everything is encoded
             once for all of them.
@@ -122,11 +122,11 @@ class CachedEncoder(Encoder):
         processor: ProcessorMixin,
         *,
         normalize: bool = True,
-        dtype: torch.dtype = torch.float32,
+        dtype: torch.dtype | None = None,
         cache_dir: str | None = None,
         truncate_dims: Sequence[int] = (),
     ):
-        super().__init__(model.to(PartialState().device, dtype), processor, normalize=normalize)
+        super().__init__(model.to(device=PartialState().device, dtype=dtype), processor, normalize=normalize)
         self.cache_dir = cache_dir
         self.truncate_dims = list(truncate_dims)
         self.truncate_dim: int | None = None

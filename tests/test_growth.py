@@ -73,7 +73,7 @@ def curve(**changes):
     values = {
         "name": "curve",
         "row": "recall",
-        "title": "recall",
+        "work": "recall",
         "axis": "images",
         "key": "images",
         "sizes": [8, 16, 32],

@@ -9,7 +9,7 @@ import pytest
 from benchmarks.speed import job
 from benchmarks.speed.comparisons import Comparison, Peer, load_comparisons
 from benchmarks.speed.instructions import LEVELS, check_level, limit_of
-from benchmarks.speed.machine import describe_machine, read_processor, tell_torch
+from benchmarks.speed.machine import describe_machine, tell_torch
 from benchmarks.speed.ratios import Ratio, ratio_of, summarize
 from benchmarks.speed.report import describe, draw_ratios, fill_readme, make_table, save_json
 from benchmarks.speed.side_by_side import (
@@ -22,6 +22,7 @@ from benchmarks.speed.side_by_side import (
 )
 from common.errors import InputError
 from common.files.json_files import read_json
+from common.processor import read_processor
 
 from .conftest import ROOT
 

@@ -3,9 +3,9 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from common.errors import InputError
-from common.files.yaml_files import read_yaml
 from common.typed import check_types
+
+from .running import read_chosen
 
 _FOLDER = Path(__file__).parent
 
@@ -64,11 +64,8 @@ def load_comparisons(names: list[str] | None = None) -> list[Comparison]:
     Raises:
         InputError: there is none of such a name.
     """
-    written = read_yaml(_FOLDER / "rows.yaml", "comparisons")
-    for name in names or []:
-        if name not in written:
-            raise InputError(f"rows: there is no {name!r}: give some of {' '.join(written)}")
-    return [_read_comparison(name, written[name]) for name in names or written]
+    chosen = read_chosen(_FOLDER / "rows.yaml", "comparisons", "rows", names)
+    return [_read_comparison(name, values) for name, values in chosen.items()]
 
 
 def _read_comparison(name: str, values: dict) -> Comparison:

@@ -6,23 +6,24 @@ make bench-peers FLAGS="--isa avx2"
 """
 
 import shutil
-import sys
 import tempfile
 from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import torch
-from datasets import disable_progress_bars
-from transformers.utils import logging
 
 from common.errors import InputError
 from common.files.whole_files import write_text
+from common.processor import read_processor
 
 from .comparisons import Comparison, load_comparisons
 from .instructions import LEVELS, check_level
-from .machine import describe_machine, read_processor
+from .machine import describe_machine
 from .ratios import Outcome, summarize
 from .report import describe, draw_ratios, fill_readme, make_table, save_json
+from .running import check_counts, measure_each
 from .side_by_side import Turns, run_comparison
 
 _QUICK_REPEATS = 2
@@ -55,8 +56,7 @@ class _SpeedArguments:
     output_dir: str = field(default="outputs/speed", metadata={"help": "Folder for table, JSON and plot."})
 
     def __post_init__(self):
-        if self.repeats < 1 or self.threads < 1:
-            raise InputError(f"repeats is {self.repeats} and threads {self.threads}: give at least 1")
+        check_counts(self.repeats, self.threads)
         check_level(self.isa, read_processor()[1])
         if self.gpu and not torch.cuda.is_available():
             raise InputError("gpu: torch finds no GPU on this machine: leave --gpu out")
@@ -64,9 +64,6 @@ class _SpeedArguments:
 
 def main(arguments: _SpeedArguments) -> None:
     """Compare row by row, then print and save what was found."""
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    disable_progress_bars()
     comparisons = load_comparisons(arguments.rows)
     if arguments.quick:
         comparisons = [replace(each, work=f"{each.work}, but smaller") for each in comparisons]
@@ -80,16 +77,9 @@ def main(arguments: _SpeedArguments) -> None:
         isa=arguments.isa,
     )
     machine = describe_machine(turns) | {"quick": turns.quick, "repeats": turns.repeats}
-    outcomes: list[Outcome] = []
-    failures: dict[str, str] = {}
-    for number, comparison in enumerate(comparisons, start=1):
-        print(f"{number}/{len(comparisons)} {comparison.name}: {comparison.work}", flush=True)
-        try:
-            outcomes += _compare(comparison, turns, Path(arguments.output_dir, "logs", comparison.name))
-        except InputError as error:
-            failures[comparison.name] = str(error)
-            print(f"  failed: {error}", file=sys.stderr, flush=True)
-    _present(outcomes, failures, machine, arguments)
+    compare = partial(_compare, turns=turns, logs=Path(arguments.output_dir, "logs"))
+    outcomes, failures = measure_each(comparisons, compare)
+    _present(list(chain.from_iterable(outcomes)), failures, machine, arguments)
 
 
 def _compare(comparison: Comparison, turns: Turns, logs: Path) -> list[Outcome]:
@@ -98,9 +88,10 @@ def _compare(comparison: Comparison, turns: Turns, logs: Path) -> list[Outcome]:
         try:
             outcomes = summarize(comparison, run_comparison(comparison, Path(folder), turns))
         except InputError:
-            logs.mkdir(parents=True, exist_ok=True)
+            kept = logs / comparison.name
+            kept.mkdir(parents=True, exist_ok=True)
             for log in Path(folder).glob("*.log"):
-                shutil.copy(log, logs)
+                shutil.copy(log, kept)
             raise
     for outcome in outcomes:
         ratio = outcome.ratios["cpu"]

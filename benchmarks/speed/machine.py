@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from common.errors import InputError
+from common.processor import read_processor
 
 from .side_by_side import Turns, worker_environment
 
@@ -20,7 +21,6 @@ _PACKAGES = (
     "torch transformers tokenizers numpy pillow datasets accelerate sentence-transformers open_clip_torch "
     "clip-benchmark mteb onnxruntime timm altclip"
 ).split()
-_CPU_INFO = Path("/proc/cpuinfo")
 # What torch uses in a worker, and the rate of its matrix products of float32, which are most of the work:
 # operations in a CPU second, of all threads together, in billions.
 _TELL_TORCH = """
@@ -67,17 +67,6 @@ def tell_torch(turns: Turns) -> dict:
     if process.returncode != 0:
         raise InputError(f"torch does not start in the environment of the workers: {process.stderr.strip()}")
     return json.loads(process.stdout)
-
-
-def read_processor() -> tuple[str, list[str]]:
-    """Return the processor's name and its flags, which Linux tells; no flags elsewhere."""
-    if not _CPU_INFO.exists():
-        return platform.processor(), []
-    lines = _CPU_INFO.read_text().splitlines()
-    # "model name\t: AMD EPYC"; ARM has "Features" in place of "flags".
-    values = dict(line.replace("\t", "").split(": ", 1) for line in lines if ": " in line)
-    flags = values.get("flags", values.get("Features", "")).split()
-    return values.get("model name", platform.processor()), flags
 
 
 def _versions() -> dict[str, str]:

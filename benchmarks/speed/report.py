@@ -87,12 +87,19 @@ def describe(machine: dict) -> str:
     )
 
 
-def save_json(outcomes: list[Outcome], failures: dict[str, str], machine: dict, path: Path) -> None:
-    """Save all figures, also those of single repeats."""
+def save_json(
+    results: list, failures: dict[str, str], machine: dict, path: Path, name: str = "outcomes"
+) -> None:
+    """Save all figures, also those of single repeats.
+
+    Args:
+        results: dataclasses.
+        name: the key that they get.
+    """
     record = {
         "machine": machine,
         "failures": failures,
-        "outcomes": [asdict(outcome) for outcome in outcomes],
+        name: [asdict(result) for result in results],
     }
     write_text(path, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
 

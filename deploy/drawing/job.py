@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 
 from benchmarks.clip_scores import clip_scores
 from benchmarks.results import format_table
+from common.arguments import DTYPES, check_dtype
 from common.errors import InputError
 from common.files.whole_files import write_text
 from common.models.diffusion import load_diffusion_pipeline
@@ -31,8 +32,6 @@ from .prompts import read_prompts
 
 if TYPE_CHECKING:  # else needs the extra `diffusion`, which --help does without
     from diffusers import StableDiffusionPipeline
-
-_DTYPES = ("float32", "bfloat16", "float16")
 
 
 @dataclass(kw_only=True)
@@ -72,8 +71,7 @@ class DrawArguments:
         for name in ("pictures", "steps"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}: give a number of at least 1")
-        if self.dtype not in _DTYPES:
-            raise InputError(f"dtype is {self.dtype!r}: choose from {', '.join(_DTYPES)}")
+        check_dtype(self.dtype)
         has_english = "en" in read_prompts(self.prompts)
         if self.clip_model_name_or_path is not None and not has_english:
             raise InputError(
@@ -109,7 +107,7 @@ def _load_pipeline(arguments: DrawArguments) -> "StableDiffusionPipeline":
     Raises:
         InputError: there is none, or it is damaged or incomplete.
     """
-    dtype = getattr(torch, arguments.dtype)
+    dtype = DTYPES[arguments.dtype]
     pipeline = load_diffusion_pipeline("pipeline", arguments.pipeline, torch_dtype=dtype)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline.to(PartialState().device)

@@ -16,6 +16,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import torch
 
+from common.processor import read_processor
 from deploy.onnx.graphs import Tower, towers_of, write_graph
 from deploy.onnx.quantizing import quantize
 from deploy.onnx.runtime import open_session
@@ -101,14 +102,9 @@ def _seconds_of(forward: Callable[[], np.ndarray]) -> float:
 
 def _describe_processor() -> str:
     """Name the processor and its instructions for 8-bit integers, as Linux does."""
-    path = Path("/proc/cpuinfo")
-    if not path.is_file():
+    model, flags = read_processor()
+    if not flags:
         return "The processor's instructions are not known on this system."
-    fields = {}
-    for line in path.read_text().splitlines():
-        name, _, value = line.partition(":")
-        fields.setdefault(name.strip(), value.strip())
-    flags = fields.get("flags", fields.get("Features", "")).split()
     found = [flag for flag in _OF_INT8 if flag in flags]
     has = f"has {', '.join(found)}" if found else "has no instructions for products of int8 (VNNI)"
-    return f"{fields.get('model name', 'The processor')} {has}."
+    return f"{model or 'The processor'} {has}."

@@ -4,10 +4,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from common.errors import InputError
-from common.files.yaml_files import read_yaml
 from common.typed import check_types
 
 from ..comparisons import Comparison, load_comparisons
+from ..running import read_chosen
 
 _FILE = Path(__file__).with_name("curves.yaml")
 _UNITS = ("cpu", "memory")
@@ -21,7 +21,7 @@ class Curve:
     Attributes:
         name: the key in `curves.yaml`.
         row: a row of `rows.yaml`, of which our side does the work.
-        title, axis: the work and what its size counts, for plots.
+        work, axis: the work and what its size counts, for plots.
         key: the entry of the row's shape that grows. A list there is cut to its first values.
         sizes: its values, from small to large.
         shape: other entries that differ from the row's.
@@ -33,7 +33,7 @@ class Curve:
 
     name: str
     row: str
-    title: str
+    work: str
     axis: str
     key: str
     sizes: list[int]
@@ -81,11 +81,8 @@ def load_curves(names: list[str] | None = None) -> list[Curve]:
     Raises:
         InputError: there is none of such a name.
     """
-    written = read_yaml(_FILE, "curves")
-    for name in names or []:
-        if name not in written:
-            raise InputError(f"curves: there is no {name!r}: give some of {' '.join(written)}")
-    return [_read_curve(name, written[name]) for name in names or written]
+    chosen = read_chosen(_FILE, "curves", "curves", names)
+    return [_read_curve(name, values) for name, values in chosen.items()]
 
 
 def _read_curve(name: str, values: dict) -> Curve:

@@ -4,23 +4,21 @@ make bench-growth
 make bench-growth FLAGS="--curves batch recall"
 """
 
-import sys
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-
-from datasets import disable_progress_bars
-from transformers.utils import logging
 
 from common.errors import InputError
 from common.files.whole_files import write_text
 
 from ..machine import describe_machine
 from ..ratios import typical
-from ..report import describe, fill_readme
+from ..report import describe, fill_readme, save_json
+from ..running import check_counts, measure_each
 from ..side_by_side import Turns
 from .curves import Curve, load_curves
 from .measuring import Growth, fit_growth, measure_size
-from .report import BEGIN, draw_growth, interpret, make_table, save_json
+from .report import BEGIN, draw_growth, interpret, make_table
 
 _README = Path(__file__).parent.with_name("README.md")
 
@@ -41,28 +39,15 @@ class _GrowthArguments:
     output_dir: str = field(default="outputs/speed", metadata={"help": "Folder for table, JSON and plot."})
 
     def __post_init__(self):
-        if self.repeats < 1 or self.threads < 1:
-            raise InputError(f"repeats is {self.repeats} and threads {self.threads}: give at least 1")
+        check_counts(self.repeats, self.threads)
 
 
 def main(arguments: _GrowthArguments) -> None:
     """Measure curve by curve, then print and save what was found."""
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    disable_progress_bars()
     curves = load_curves(arguments.curves)
     turns = Turns(repeats=arguments.repeats, threads=arguments.threads)
     machine = describe_machine(turns) | {"quick": False, "repeats": turns.repeats}
-    growths: list[Growth] = []
-    failures: dict[str, str] = {}
-    for number, curve in enumerate(curves, start=1):
-        print(f"{number}/{len(curves)} {curve.name}: {curve.title}", flush=True)
-        try:
-            growths.append(_measure(curve, turns))
-            print(f"  {interpret(growths[-1])}", flush=True)
-        except InputError as error:
-            failures[curve.name] = str(error)
-            print(f"  failed: {error}", file=sys.stderr, flush=True)
+    growths, failures = measure_each(curves, partial(_measure, turns=turns))
     _present(growths, failures, machine, arguments)
 
 
@@ -72,7 +57,9 @@ def _measure(curve: Curve, turns: Turns) -> Growth:
         repeats[size] = measure_size(curve, size, turns)
         cpu = typical(repeats[size], children=False)["cpu"]
         print(f"  {size:,} {curve.axis}: {cpu:.2f} CPU seconds", flush=True)
-    return fit_growth(curve, repeats)
+    growth = fit_growth(curve, repeats)
+    print(f"  {interpret(growth)}", flush=True)
+    return growth
 
 
 def _present(
@@ -80,7 +67,7 @@ def _present(
 ) -> None:
     folder = Path(arguments.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    save_json(growths, failures, machine, folder / "growth.json")
+    save_json(growths, failures, machine, folder / "growth.json", "curves")
     if not growths:
         raise InputError(f"curves: none has figures; the reasons are above and in {folder / 'growth.json'}")
     text = f"{describe(machine)}\n\n{make_table(growths)}"

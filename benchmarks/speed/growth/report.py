@@ -1,8 +1,6 @@
-"""Present how costs grow: a table, sentences, JSON and log-log plots with the fitted laws."""
+"""Present how costs grow: a table, sentences and log-log plots with the fitted laws."""
 
-import json
 import math
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +8,6 @@ import numpy as np
 from benchmarks.results import format_table
 from common.extras import of_extra
 from common.figures import save_figure
-from common.files.whole_files import write_text
 
 from .fit import Line, PowerLaw
 from .measuring import Growth
@@ -78,16 +75,6 @@ def _interpret_line(growth: Growth) -> str:
 
 def _percent(fraction: float) -> str:
     return f"{100 * fraction:.0f} %"
-
-
-def save_json(growths: list[Growth], failures: dict[str, str], machine: dict, path: Path) -> None:
-    """Save all figures, also those of single repeats."""
-    record = {
-        "machine": machine,
-        "failures": failures,
-        "curves": [asdict(growth) for growth in growths],
-    }
-    write_text(path, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
 
 
 def draw_growth(growths: list[Growth], picture: Path) -> None:
