@@ -21,6 +21,7 @@ from transformers.core_model_loading import WeightRenaming
 from .checksums_altclip import PushesChecksums, check_files, checked_files, keep_checksums
 from .configuration_altclip import AltCLIPConfig
 from .finite_altclip import check_finite, check_small_finite
+from .linear_altclip import use_onednn
 
 # The only weights that may differ in shape from a checkpoint's, if a caller asks for it: they are trained
 # anew.
@@ -82,6 +83,11 @@ class AltCLIPPreTrainedModel(PushesChecksums, PreTrainedModel):
         "CLIPVisionEmbeddings",
     ]
     _keys_to_ignore_on_load_unexpected = [r"position_ids$"]
+
+    def post_init(self) -> None:
+        """Finish the model when all its parts are built: transformers' own steps, and the fastest products."""
+        super().post_init()
+        use_onednn(self)
 
     @classmethod
     @_refused_in_pipelines

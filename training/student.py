@@ -21,6 +21,7 @@ from common.models.kinds import load_config, load_tokenizer, readable
 from common.models.loading import load_model, load_processor
 from modeling_altclip import AltCLIPConfig, AltCLIPDualEncoderModel, AltCLIPModel, AltCLIPProcessor
 from modeling_altclip.checksums_altclip import checked_files
+from modeling_altclip.linear_altclip import use_onednn
 from modeling_altclip.pooling_altclip import stated_pooling, stated_prompt
 from modeling_altclip.reading_altclip import prompted_tokenizer
 from modeling_altclip.text_code_altclip import text_auto_map_of
@@ -100,6 +101,7 @@ def build_student(
         resized = model.text_model if has_own else model  # CLIP and its kin do not find their embeddings
         resized.resize_token_embeddings(n_known)
         resized.resize_token_embeddings(len(tokenizer))
+    use_onednn(model)
     return model, tokenizer
 
 

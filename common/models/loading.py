@@ -10,6 +10,7 @@ from modeling_altclip import AltCLIPConfig, AltCLIPDualEncoderConfig, AltCLIPPro
 from modeling_altclip.checkpoint_altclip import match_modes
 from modeling_altclip.checksums_altclip import checked_files, write_checksums
 from modeling_altclip.finite_altclip import check_finite
+from modeling_altclip.linear_altclip import use_onednn
 from modeling_altclip.reading_altclip import canonical_tokenizer, text_reading
 from modeling_altclip.tokenizer_files_altclip import remember_files, restore_files
 
@@ -62,6 +63,7 @@ def load_model(
     """
     if library := check_library(name_or_path):
         adapted, processor = load_adapted(library, name_or_path.removeprefix(f"{library}:"), load_model)
+        use_onednn(adapted)
         _check_finite(adapted, argument, name_or_path)
         return adapted, processor
     if is_low_rank(name_or_path):
@@ -86,6 +88,7 @@ def load_model(
             )
         processor = load_processor(name_or_path, argument=argument)
 
+    use_onednn(model)
     _check_finite(model, argument, name_or_path)
     check_end_of_text(argument, name_or_path, model.config, processor.tokenizer)
     if canonicalizes and text_reading(model).is_canonical:
@@ -137,6 +140,7 @@ def load_texts(name_or_path: str, *, argument: str) -> tuple[AdaptedModel, Adapt
     """
     library = check_library(name_or_path)
     model, tokenizer = load_adapted_texts(argument, library, name_or_path.removeprefix(f"{library}:"))
+    use_onednn(model)
     _check_finite(model, argument, name_or_path)
     return model, tokenizer
 

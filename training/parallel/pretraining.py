@@ -29,6 +29,7 @@ from common.models.kinds import MASKED, check_kind, load_tokenizer, readable
 from modeling_altclip.checkpoint_altclip import match_modes
 from modeling_altclip.checksums_altclip import checked_files, write_checksums
 from modeling_altclip.finite_altclip import check_finite
+from modeling_altclip.linear_altclip import use_onednn
 from modeling_altclip.texts_altclip import tokenize
 
 from ..arguments import StageArguments
@@ -224,6 +225,7 @@ def load_for_masking(name_or_path: str, **config) -> tuple[PreTrainedModel, PreT
             f"the tokenizer of {name_or_path!r} has no mask token: take an encoder that was made for masked "
             "texts"
         )
+    use_onednn(model)
     return model, tokenizer
 
 

@@ -1,0 +1,220 @@
+"""Linear layers by oneDNN against PyTorch's own: values, gradients, and where PyTorch's own stay."""
+
+import platform
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import XLMRobertaConfig, XLMRobertaModel
+
+from modeling_altclip import linear_altclip
+from modeling_altclip.linear_altclip import OneDNNLinear, linear, use_onednn
+
+pytestmark = pytest.mark.skipif(
+    not torch.backends.mkldnn.is_available(), reason="this PyTorch was built without oneDNN"
+)
+
+
+@pytest.fixture(autouse=True)
+def _onednn_everywhere(monkeypatch):
+    """Multiply by oneDNN whatever processor the tests run on."""
+    monkeypatch.setattr(linear_altclip, "IS_MKL_SLOW", True)
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """Count the products by oneDNN."""
+    made = []
+    apply = linear_altclip._OneDNNLinear.apply
+
+    def counting(*tensors):
+        made.append(tensors)
+        return apply(*tensors)
+
+    monkeypatch.setattr(linear_altclip._OneDNNLinear, "apply", counting)
+    return made
+
+
+def inputs_of(*shape, out=7, bias=True, dtype=torch.float32):
+    generator = torch.Generator().manual_seed(len(shape))
+    input = torch.randn(*shape, generator=generator, dtype=dtype)
+    weight = torch.randn(out, shape[-1], generator=generator, dtype=dtype)
+    offset = torch.randn(out, generator=generator, dtype=dtype) if bias else None
+    return input, weight, offset
+
+
+def encoder():
+    torch.manual_seed(0)
+    config = XLMRobertaConfig(
+        vocab_size=50, hidden_size=24, intermediate_size=40, num_hidden_layers=2, num_attention_heads=3
+    )
+    return XLMRobertaModel(config)
+
+
+# One row, an odd number of them, a batch of sequences, a transposed batch, and one feature.
+@pytest.mark.parametrize("shape", [(1, 16), (13, 5), (3, 4, 16), (2, 3, 4, 8), (6, 1)])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("transposed", [True, False])
+def test_values_and_gradients_of_two_orders(shape, bias, transposed, calls):
+    input, weight, offset = inputs_of(*shape, bias=bias)
+    if transposed and len(shape) > 2:
+        input = input.transpose(0, 1)
+    parameters = [
+        tensor.requires_grad_() for tensor in (input.detach(), weight, offset) if tensor is not None
+    ]
+
+    def values(function):
+        output = function(*parameters)
+        first = torch.autograd.grad(output.pow(3).sum(), parameters, create_graph=True)
+        second = torch.autograd.grad(sum(gradient.pow(2).sum() for gradient in first), parameters)
+        return [output, *first, *second]
+
+    for ours, theirs in zip(values(linear), values(F.linear), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4 * theirs.abs().max().item())
+    assert calls
+
+
+@pytest.mark.parametrize("trained", ["input", "weight", "bias"])
+def test_only_the_gradients_that_are_needed(trained, calls):
+    names = ("input", "weight", "bias")
+    tensors = dict(zip(names, inputs_of(3, 4, 16), strict=True))
+    tensors[trained].requires_grad_()
+    linear(**tensors).sum().backward()
+    expected = dict(zip(names, inputs_of(3, 4, 16), strict=True))
+    expected[trained].requires_grad_()
+    F.linear(**expected).sum().backward()
+    for name in names:
+        if name == trained:
+            torch.testing.assert_close(tensors[name].grad, expected[name].grad)
+        else:
+            assert tensors[name].grad is None
+    # The bias' gradient is a sum.
+    assert len(calls) == (1 if trained == "bias" else 2)
+
+
+def test_a_model_keeps_its_weights_and_computes_the_same(calls):
+    model, ours = encoder(), encoder()
+    use_onednn(ours)
+    assert {type(part) for part in ours.modules() if isinstance(part, nn.Linear)} == {OneDNNLinear}
+    assert list(ours.state_dict()) == list(model.state_dict())
+    ids = torch.randint(2, 50, (3, 9))
+    for each in (model, ours):
+        each.train()
+        torch.manual_seed(1)  # the same dropout
+        each(input_ids=ids).last_hidden_state.pow(2).sum().backward()
+    assert calls
+    for (name, parameter), other in zip(model.named_parameters(), ours.parameters(), strict=True):
+        if parameter.grad is not None:
+            torch.testing.assert_close(other.grad, parameter.grad, rtol=1e-3, atol=1e-4, msg=name)
+
+
+def test_gradient_checkpointing_recomputes_by_the_same_library(calls):
+    plain, checkpointed = encoder().train(), encoder().train()
+    use_onednn(plain)
+    use_onednn(checkpointed)
+    checkpointed.gradient_checkpointing_enable()
+    ids = torch.randint(2, 50, (3, 9))
+    for each in (plain, checkpointed):
+        calls.clear()
+        torch.manual_seed(1)
+        each(input_ids=ids).last_hidden_state.pow(2).sum().backward()
+    products = sum(isinstance(part, nn.Linear) for part in plain.encoder.modules())
+    assert len(calls) >= 4 * products  # forward, again, and two gradients
+    for (name, parameter), other in zip(plain.named_parameters(), checkpointed.parameters(), strict=True):
+        if parameter.grad is not None:
+            torch.testing.assert_close(other.grad, parameter.grad, msg=name)
+
+
+def test_nothing_changes_on_other_machines(monkeypatch, calls):
+    monkeypatch.setattr(linear_altclip, "IS_MKL_SLOW", False)
+    model = encoder()
+    use_onednn(model)
+    assert {type(part) for part in model.modules() if isinstance(part, nn.Linear)} == {nn.Linear}
+    tensors = inputs_of(3, 16)
+    assert torch.equal(linear(*tensors), F.linear(*tensors))
+    assert not calls
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_other_types_stay_with_pytorch(dtype, calls):
+    tensors = inputs_of(3, 16, dtype=dtype)
+    assert torch.equal(linear(*tensors), F.linear(*tensors))
+    assert not calls
+
+
+def test_autocast_computes_in_its_type(calls):
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert linear(*inputs_of(3, 16)).dtype == torch.bfloat16
+    assert not calls
+
+
+def test_no_rows(calls):
+    assert linear(*inputs_of(0, 16)).shape == (0, 7)
+    assert linear(torch.zeros(2, 0), torch.zeros(7, 0)).shape == (2, 7)
+    assert not calls
+
+
+def test_a_quantized_weight_multiplies_in_its_own_way(calls):
+    class Quantized(torch.Tensor):
+        """A weight of another library, which overrides the product."""
+
+        @classmethod
+        def __torch_function__(cls, function, types, arguments=(), options=None):
+            return "its own product"
+
+    _, weight, _ = inputs_of(3, 16)
+    assert linear(torch.ones(3, 16), weight.as_subclass(Quantized)) == "its own product"
+    assert not calls
+
+
+def test_layers_of_subclasses_are_left_alone():
+    class Scaled(nn.Linear):
+        def forward(self, input):
+            return 2 * super().forward(input)
+
+    model = nn.Sequential(Scaled(4, 4), nn.Linear(4, 4))
+    use_onednn(model)
+    assert [type(layer) for layer in model] == [Scaled, OneDNNLinear]
+
+
+def test_graphs_name_pytorchs_own_operators(calls):
+    layer = nn.Sequential(nn.Linear(16, 7))
+    use_onednn(layer)
+    input, _, _ = inputs_of(3, 16)
+    traced = torch.jit.trace(layer, input, check_trace=False)
+    exported = torch.export.export(layer, (input,))
+    compiled = torch.compile(layer, fullgraph=True, backend="eager")
+    for graph in (traced, exported.module(), compiled):
+        torch.testing.assert_close(graph(input), F.linear(input, layer[0].weight, layer[0].bias))
+    assert "mkldnn" not in str(traced.inlined_graph)
+    assert "mkldnn" not in str(exported.graph)
+    assert not calls
+
+
+AMD = "vendor_id\t: AuthenticAMD\nmodel name\t: AMD EPYC\n"
+INTEL = "vendor_id\t: GenuineIntel\nmodel name\t: Intel(R) Xeon(R)\n"
+
+
+@pytest.mark.parametrize(
+    ("information", "capability", "expected"),
+    [(AMD, "AVX512", True), (AMD, "AVX2", False), (INTEL, "AVX512", False), ("", "DEFAULT", False)],
+)
+@pytest.mark.parametrize("system", ["linux", "windows"])
+def test_the_processor_decides(information, capability, expected, system, tmp_path, monkeypatch):
+    file = tmp_path / "cpuinfo"
+    if system == "linux":
+        file.write_text(information)
+    monkeypatch.setattr(linear_altclip, "_CPU_INFO", file)
+    monkeypatch.setattr(platform, "processor", lambda: information)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
+    assert linear_altclip._is_mkl_slow() is expected
+
+
+def test_a_pytorch_without_mkl_is_left_alone(tmp_path, monkeypatch):
+    file = tmp_path / "cpuinfo"
+    file.write_text(AMD)
+    monkeypatch.setattr(linear_altclip, "_CPU_INFO", file)
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: False)
+    assert not linear_altclip._is_mkl_slow()
