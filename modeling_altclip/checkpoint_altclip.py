@@ -85,7 +85,7 @@ class AltCLIPPreTrainedModel(PushesChecksums, PreTrainedModel):
     _keys_to_ignore_on_load_unexpected = [r"position_ids$"]
 
     def post_init(self) -> None:
-        """Finish the model when all its parts are built: transformers' own steps, and the fastest products."""
+        """Finish a model when all its parts are built: transformers' own steps, and the faster products."""
         super().post_init()
         use_onednn(self)
 
