@@ -16,6 +16,8 @@ from dataclasses import dataclass
 
 import torch
 
+from modeling_altclip.linear_altclip import linear
+
 BLOCK_ROWS = 512  # images and texts of one tile: 1 MB of float32 scores
 DISTANCES = ("cosine", "euclidean")
 
@@ -507,7 +509,7 @@ def pair_scores(images: torch.Tensor, texts: torch.Tensor, distance: str) -> tor
     """
     if distance == "cosine":
         dtype = torch.promote_types(torch.promote_types(images.dtype, texts.dtype), torch.float32)
-        return images.to(dtype) @ texts.to(dtype).T
+        return linear(images.to(dtype), texts.to(dtype))
     images, texts = images.double(), texts.double()
     # -|i - t|^2 = 2 i.t - |i|^2 - |t|^2
     return 2 * images @ texts.T - images.square().sum(1, keepdim=True) - texts.square().sum(1)

@@ -136,6 +136,7 @@ def test_files_say_nothing_that_native_would_not_read(altclip_folder):
         "finite_altclip.py",
         "image_files_altclip.py",
         "images_altclip.py",
+        "linear_altclip.py",
         "modeling_altclip.py",
         "pooling_altclip.py",
         "processing_altclip.py",

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import XLMRobertaConfig, XLMRobertaModel
 
 from modeling_altclip import linear_altclip
@@ -166,6 +167,22 @@ def test_a_quantized_weight_multiplies_in_its_own_way(calls):
     _, weight, _ = inputs_of(3, 16)
     assert linear(torch.ones(3, 16), weight.as_subclass(Quantized)) == "its own product"
     assert not calls
+
+
+def test_operations_are_counted_as_pytorchs_own():
+    counts = []
+    for function in (linear, F.linear):
+        input, weight, bias = (tensor.requires_grad_() for tensor in inputs_of(3, 4, 16))
+        with FlopCounterMode(display=False) as counter:
+            function(input, weight, bias).sum().backward()
+        counts.append(counter.get_total_flops())
+    assert counts[0] == counts[1] == 3 * 2 * 12 * 16 * 7
+
+
+def test_a_model_is_printed_as_with_pytorchs_own():
+    ours = encoder()
+    use_onednn(ours)
+    assert repr(ours) == repr(encoder())
 
 
 def test_layers_of_subclasses_are_left_alone():

@@ -4,7 +4,7 @@ No tile is kept. Forward computes each once. Backward computes it again, and mul
 both embeddings. Memory that is linear in the batch allows no fewer than these four products, which take
 nearly all of the time:
 
-- Tiles are written into one buffer, since fresh memory for each costs more than their exponentials.
+- Products are taken by the faster of the libraries that PyTorch contains.
 - Right pairs need no masks: the sum of a text's logits with all its images is its product with their sum.
 - One exponential of each logit serves both directions of a contrastive loss; see `_shift`.
 """
@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterator
 import torch
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import softplus
+
+from modeling_altclip.linear_altclip import linear
 
 from .positives import Groups, Weights
 
@@ -109,9 +111,9 @@ def _gradients(
         _subtract_positives(of_texts, of_images, texts, images, groups, of_positives)
         for rows, columns, logits in _tiles(texts, images, scale, ctx.tile_size):
             differentiate(rows, columns, logits)
-            of_texts[rows].addmm_(logits, images[columns])
+            of_texts[rows] += linear(logits, images[columns].T)
             if learns_images:
-                of_images[columns].addmm_(logits.T, texts[rows])
+                of_images[columns] += linear(logits.T, texts[rows].T)
         # Each logit is scale times a cosine. This needs the gradients of texts even where texts are frozen.
         of_scale = gradient * torch.dot(of_texts.flatten(), texts.flatten())
 
@@ -128,14 +130,11 @@ def _gradients(
 def _tiles(
     texts: torch.Tensor, images: torch.Tensor, scale: torch.Tensor, size: int
 ) -> Iterator[tuple[slice, slice, torch.Tensor]]:
-    """Yield rows, columns and logits of each tile. The logits may be overwritten: the next tile does so."""
-    buffer = _buffer(texts, images, size)
+    """Yield rows, columns and logits of each tile. The logits may be overwritten."""
     for rows in _parts(len(texts), size):
         scaled = scale * texts[rows]
         for columns in _parts(len(images), size):
-            logits = _of_shape(buffer, len(scaled), len(images[columns]))
-            torch.mm(scaled, images[columns].T, out=logits)
-            yield rows, columns, logits
+            yield rows, columns, linear(scaled, images[columns])
 
 
 def _parts(length: int, size: int) -> Iterator[slice]:

@@ -1,6 +1,7 @@
 """The base of all trainers; data, logging, precision and resuming are `transformers.Trainer`'s own."""
 
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -9,7 +10,13 @@ from torch import nn
 from torch.distributed.fsdp import register_fsdp_forward_method
 from transformers import Trainer
 from transformers.trainer import TRAINING_ARGS_NAME
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy, rotate_checkpoints
+from transformers.trainer_utils import (
+    PREFIX_CHECKPOINT_DIR,
+    HubStrategy,
+    TrainOutput,
+    rotate_checkpoints,
+)
+from transformers.training_args import ParallelMode
 from transformers.utils.hub import hf_api
 
 from common.errors import InputError
@@ -20,6 +27,7 @@ from modeling_altclip.tokenizer_files_altclip import restore_files
 
 from ..adapter_output import save_adapter
 from ..checkpoints import mark_finished, mark_unfinished
+from ..embedding_gradients import gradients_by_row
 from ..monitoring import FiniteSteps, Watch, check_all_finite, check_scaler
 from ..output_folder import bytes_of_checkpoint, bytes_of_model, saving, without_local_files
 from ..own_text_tower import let_encode_texts_alone
@@ -61,6 +69,13 @@ class AltCLIPTrainer(Trainer):
         # What a checkpoint holds has been loaded now.
         self.check_all_finite("at the beginning")
         return model, batches
+
+    def train(self, *args, **kwargs) -> TrainOutput:
+        # A GPU fills a table with zeros in no time, and several processes add up their gradients whole.
+        is_alone = self.args.parallel_mode == ParallelMode.NOT_DISTRIBUTED and self.args.device.type == "cpu"
+        sums_by_row = is_alone and not self.args.torch_compile
+        with gradients_by_row(self.model) if sums_by_row else nullcontext():
+            return super().train(*args, **kwargs)
 
     def training_step(self, *args, **kwargs) -> torch.Tensor:
         loss = super().training_step(*args, **kwargs)
