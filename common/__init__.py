@@ -11,4 +11,4 @@ from runpy import run_path
 
 # Its settings of the process have to stand before torch is loaded. The file is run alone: the package imports
 # torch and transformers, for which a wrong flag need not wait.
-run_path(str(Path(find_spec("modeling_altclip").origin).with_name("environment.py")))
+run_path(str(Path(find_spec("modeling_altclip").origin).with_name("reproducibility.py")))

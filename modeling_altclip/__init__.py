@@ -5,7 +5,7 @@ Importing this package registers our classes with transformers' AutoClasses: for
 `pipeline("zero-shot-image-classification")` uses our pipeline for these models.
 """
 
-from . import environment  # noqa: F401, I001  (before torch is loaded)
+from . import reproducibility  # noqa: F401, I001  (before torch is loaded)
 
 from transformers import AutoConfig, AutoModel, AutoModelForZeroShotImageClassification, AutoProcessor
 from transformers.pipelines import PIPELINE_REGISTRY

@@ -41,6 +41,13 @@ def checkpointed(tower):
         torch.utils.checkpoint.checkpoint(tower, ids, use_reentrant=False).pow(3).sum().backward()
 
 
+def dense_look_ups(work):
+    """Return how many gradients of look-ups were made in the size of their table."""
+    with torch.profiler.profile() as profile:
+        work()
+    return [event.name for event in profile.events()].count("aten::embedding_dense_backward")
+
+
 @pytest.mark.parametrize("step", [one_backward, chunk_by_chunk, checkpointed])
 @pytest.mark.parametrize("tied", [False, True])
 def test_equal_to_dense_gradients(step, tied):
@@ -55,15 +62,27 @@ def test_equal_to_dense_gradients(step, tied):
     assert by_row.positions.weight.grad is None
 
 
-def test_no_look_up_makes_a_table(monkeypatch):
-    """Watch what reaches the vocabulary: rows alone."""
+def test_no_look_up_makes_a_table():
     tower = Tower()
-    shapes = []
+    assert dense_look_ups(lambda: one_backward(tower)) == len(GROUPS)
+    tower.zero_grad()
     with gradients_by_row(tower):
-        tower.words.weight.register_hook(lambda gradient: shapes.append(gradient._values().shape))
-        one_backward(tower)
-    n_words = sum(ids.numel() for ids in GROUPS)
-    assert sum(shape[0] for shape in shapes) <= n_words
+        assert dense_look_ups(lambda: one_backward(tower)) == 0
+
+
+def test_one_table_serves_all_steps():
+    """A step is given the memory of the last one, cleared, also where that had accumulated several."""
+    dense, by_row = Tower(), Tower()
+    memory = set()
+    with gradients_by_row(by_row):
+        for groups in ([[2, 3], [9, 9, 4]], [[7]], [[5, 2], [5, 2], [8]], [[1, 6]]):
+            for tower in (dense, by_row):
+                tower.zero_grad()
+                for ids in groups:
+                    tower(torch.tensor([ids])).pow(3).sum().backward()
+            assert torch.equal(by_row.words.weight.grad, dense.words.weight.grad)
+            memory.add(by_row.words.weight.grad.data_ptr())
+    assert len(memory) == 1
 
 
 def test_the_model_is_as_it_was_afterwards():
@@ -97,3 +116,19 @@ def test_an_optimizer_steps_as_with_dense_gradients(optimizer):
                 nn.utils.clip_grad_norm_([tower.words.weight], 1.0)
                 step.step()
     torch.testing.assert_close(by_row.words.weight, dense.words.weight)
+
+
+def test_a_dense_gradient_between_those_of_rows_is_not_kept():
+    """Regularize the whole table after a look-up: the next step begins from zeros all the same."""
+    dense, by_row = Tower(), Tower()
+    with gradients_by_row(by_row):
+        for _ in range(2):
+            for tower in (dense, by_row):
+                tower.zero_grad()
+                tower(GROUPS[1]).pow(3).sum().backward()
+                tower.words.weight.pow(2).sum().backward()
+            torch.testing.assert_close(by_row.words.weight.grad, dense.words.weight.grad)
+            for tower in (dense, by_row):
+                tower.zero_grad()
+                one_backward(tower)
+            torch.testing.assert_close(by_row.words.weight.grad, dense.words.weight.grad)

@@ -1,5 +1,7 @@
 """Trainers: which weights move, and which options leave losses and gradients unchanged."""
 
+from contextlib import nullcontext
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -350,6 +352,32 @@ def test_teacher_learning_learns(altclip, scenes, miniature, tokenizer, stage1, 
     assert all(name.startswith("text_model.") for name in moved)
     assert "text_model.transformation.bias" in moved
     assert "text_model.pre_LN.weight" in moved
+
+
+@pytest.mark.parametrize("accumulated", [1, 2])
+def test_a_vocabulary_learns_by_row_as_by_table(altclip, scenes, tokenizer, stage1, monkeypatch, accumulated):
+    examples = CaptionExamples(scenes.add_column("target", [[0.5] * 128] * 64), ["en", "zh"], "target")
+    args = stage1(length_groups=3, gradient_accumulation_steps=accumulated)
+    words = "text_model.roberta.embeddings.word_embeddings"
+
+    def learn() -> tuple[set[bool], dict]:
+        """Return whether the vocabulary's gradients were sparse, and the trained weights."""
+        model = deepcopy(altclip)
+        table = model.get_submodule(words)
+        seen = set()
+        table.register_forward_hook(lambda module, *_: seen.add(module.sparse))
+        teacher_learning(model, args, examples, Collator(tokenizer, 77)).train()
+        assert not table.sparse
+        return seen, snapshot(model)
+
+    by_row, weights = learn()
+    monkeypatch.setattr("training.trainers.base.gradients_by_row", lambda model: nullcontext())
+    by_table, expected = learn()
+    assert by_row == {True}
+    assert by_table == {False}
+    assert f"{words}.weight" in changed(snapshot(altclip), weights)
+    for name, value in expected.items():
+        torch.testing.assert_close(weights[name], value, rtol=1e-4, atol=1e-4, msg=name)
 
 
 def test_texts_choose_their_targets_among_those_of_the_batch(altclip, miniature, tokenizer, stage1):

@@ -3,7 +3,8 @@
 Every look-up has a gradient of the size of its table: 768 MB for XLM-R's vocabulary at its base size, almost
 all of it zeros. A batch in groups of similar length makes one for each group, and one in chunks of the
 gradient cache one for each chunk. A sparse gradient holds the rows of the texts alone. Added up over the
-step, it is made dense once, for the optimizer, which moves every row.
+step, it is written into a dense one for the optimizer, which moves every row. That one is kept from step to
+step: to clear the rows of the last step costs less than to fill a new table with zeros.
 """
 
 from collections.abc import Iterator
@@ -17,7 +18,8 @@ from torch import nn
 def gradients_by_row(model: nn.Module) -> Iterator[None]:
     """Compute the gradients of a model's embeddings as sparse ones while it is trained in a single process.
 
-    `.grad` is dense nevertheless, with the values that it would have.
+    `.grad` is dense nevertheless, with the values that it would have. Between steps it has to be set to None,
+    as `zero_grad()` does.
     """
     tables = []
     for module in model.modules():
@@ -27,19 +29,48 @@ def gradients_by_row(model: nn.Module) -> Iterator[None]:
     hooks = []
     for table in tables:
         table.sparse = True
-        hooks.append(table.weight.register_post_accumulate_grad_hook(_make_dense))
+        gradient = _RowGradient(table.weight)
+        hooks.append(table.weight.register_hook(gradient.note))
+        hooks.append(table.weight.register_post_accumulate_grad_hook(gradient.make_dense))
     try:
         yield
     finally:
-        for table, hook in zip(tables, hooks):
+        for table in tables:
             table.sparse = False
+        for hook in hooks:
             hook.remove()
 
 
-def _make_dense(weight: torch.Tensor) -> None:
-    # What comes after, from a chunk or a batch before the step, is added to the rows of the dense one.
-    if weight.grad.is_sparse:
-        weight.grad = weight.grad.to_dense()
+class _RowGradient:
+    """The dense gradient of a table, of which all rows but those that were noted are zero."""
+
+    def __init__(self, weight: torch.Tensor):
+        self.dense: torch.Tensor | None = None
+        # The rows of `dense` that may differ from zero, and those of the gradient that is about to be added.
+        self.written: list[torch.Tensor] = []
+        self.arriving = weight.new_empty(0, dtype=torch.long)
+
+    def note(self, gradient: torch.Tensor) -> None:
+        """Note the rows of a gradient before it is added to `.grad`."""
+        if gradient.is_sparse:
+            self.arriving = gradient._indices()[0]
+        else:
+            # It also has a gradient of another kind, as a vocabulary that is tied to a head: it is dense, and
+            # stays so.
+            self.dense = None
+            self.written = []
+            self.arriving = self.arriving[:0]
+
+    def make_dense(self, weight: torch.Tensor) -> None:
+        """Replace the first gradient of a step; what comes after is added to the rows of this one."""
+        if weight.grad.is_sparse:
+            if self.dense is None:
+                self.dense = torch.zeros_like(weight)
+            for rows in self.written:
+                self.dense[rows] = 0
+            weight.grad = self.dense.add_(weight.grad)
+            self.written = []
+        self.written.append(self.arriving)
 
 
 __all__ = ["gradients_by_row"]

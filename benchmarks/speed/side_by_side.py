@@ -19,8 +19,7 @@ OURS = "ours"
 _WORKER = Path(__file__).with_name("worker.py")
 # In an environment of `make bench-peers`: see `worker.py`.
 _TORCHVISION = Path(sys.prefix, "torchvision")
-# What modeling_altclip/environment.py sets: a peer begins without.
-_OUR_SETTINGS = ("MKL_CBWR", "GOMP_SPINCOUNT", "THP_MEM_ALLOC_ENABLE")
+_OUR_SETTINGS = ("MKL_CBWR", "GOMP_SPINCOUNT")  # modeling_altclip/reproducibility.py
 
 
 @dataclass(frozen=True)

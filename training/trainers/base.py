@@ -72,7 +72,7 @@ class AltCLIPTrainer(Trainer):
 
     def train(self, *args, **kwargs) -> TrainOutput:
         # A GPU fills a table with zeros in no time, and several processes add up their gradients whole.
-        is_alone = self.args.parallel_mode == ParallelMode.NOT_DISTRIBUTED and self.args.device.type == "cpu"
+        is_alone = self.args.parallel_mode == ParallelMode.NOT_PARALLEL and self.args.device.type == "cpu"
         sums_by_row = is_alone and not self.args.torch_compile
         with gradients_by_row(self.model) if sums_by_row else nullcontext():
             return super().train(*args, **kwargs)

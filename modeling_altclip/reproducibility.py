@@ -1,4 +1,4 @@
-"""Set environment variables that make results repeatable and computing fast, before torch is loaded.
+"""Set environment variables that make results repeatable, before torch is loaded.
 
 A variable that is already set is left as it is. `docs/reproducibility.md` says what is promised and what it
 costs.
@@ -16,7 +16,3 @@ os.environ.setdefault("MKL_CBWR", "AUTO")
 # loaded.
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")
-
-# Large tensors lie in pages of 2 MB where Linux lends them to programs that ask. In pages of 4 KB the first
-# touch of a tensor costs up to seven times as much as filling it. Read at the first large tensor.
-os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
