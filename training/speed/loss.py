@@ -88,7 +88,10 @@ def _repeats(folder: Path, shape: dict, work: Callable) -> Repeats:
 
 
 def _found(loss, images, texts) -> dict:
-    """Return the loss, and gradients that are scaled up: those of a mean are small."""
+    """Return the loss, and gradients that are scaled up: those of a mean are small.
+
+    They are scaled in place: copies would count as memory of the loss.
+    """
     n_pairs = len(images)
-    gradients = {"image_gradients": images.grad * n_pairs, "text_gradients": texts.grad * n_pairs}
+    gradients = {"image_gradients": images.grad.mul_(n_pairs), "text_gradients": texts.grad.mul_(n_pairs)}
     return {"loss": loss.detach().cpu().numpy()} | {name: part.cpu() for name, part in gradients.items()}
