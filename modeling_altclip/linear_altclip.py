@@ -8,6 +8,7 @@ rounding, as those of any two libraries do.
 
 import math
 import platform
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -96,27 +97,22 @@ if torch.backends.mkldnn.is_available():
         register_flop_formula(_PRODUCT)(_count_operations)
 
 
-class OneDNNLinear(nn.Linear):
-    """A linear layer that multiplies by `linear`."""
-
-    def forward(self, input: torch.Tensor) -> torch.Tensor:
-        return linear(input, self.weight, self.bias)
-
-    def _get_name(self) -> str:
-        return "Linear"  # a model is printed alike on all machines
+def _forward(layer: nn.Linear, input: torch.Tensor) -> torch.Tensor:
+    return linear(input, layer.weight, layer.bias)
 
 
 def use_onednn(model: nn.Module) -> None:
     """Make all linear layers of a model multiply by oneDNN where that is faster, in place.
 
-    Nothing changes on other machines. The weights and their names stay as they are.
+    Nothing changes on other machines. The weights and their names stay as they are, and so does the layers'
+    type: `torch.ao.quantization` passes over any other.
     """
     if not IS_MKL_SLOW:
         return
     for module in model.modules():
         # Not a subclass: it computes something else.
         if type(module) is nn.Linear:
-            module.__class__ = OneDNNLinear
+            module.forward = partial(_forward, module)  # can be pickled
 
 
-__all__ = ["IS_MKL_SLOW", "OneDNNLinear", "linear", "use_onednn"]
+__all__ = ["IS_MKL_SLOW", "linear", "use_onednn"]
