@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.functional import pad
 from torch.utils.flop_counter import flop_registry, register_flop_formula
 
 _CPU_INFO = Path("/proc/cpuinfo")
@@ -31,27 +32,53 @@ def _is_mkl_slow() -> bool:
 IS_MKL_SLOW = _is_mkl_slow()
 
 
+def _product(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """Compute `input @ weight.T + bias` by oneDNN, without a gradient; `input` is `(rows, in_features)`."""
+    n_rows, n_features = input.shape
+    more_rows = _round_up(n_rows) - n_rows
+    more_features = _round_up(n_features) - n_features
+    if more_rows or more_features:
+        input = pad(input, (0, more_features, 0, more_rows))
+    if more_features:
+        weight = pad(weight, (0, more_features))
+    # The operator that torch.compile chooses for linear layers; "none" is for no activation after it.
+    output = torch.ops.mkldnn._linear_pointwise(input, weight, bias, "none", [], "")
+    return output[:n_rows]
+
+
+def _round_up(length: int) -> int:
+    """Return a length of at least this one, of 16 between two powers of 2: 17, 18 to 32, 34, 36 to 64, 68.
+
+    oneDNN compiles kernels for each shape and keeps those of 1,024 shapes, half a megabyte each, which also
+    keep the memory between them from being given back. Texts come in all shapes: after 1,500 batches of up to
+    1,024 tokens three layers held 1,390 MB, and hold 255 by this. It computes 2 % more on average.
+    """
+    step = max(1, 2 ** ((length - 1).bit_length() - 5))
+    return math.ceil(length / step) * step
+
+
 class _OneDNNLinear(torch.autograd.Function):
-    """Compute `input @ weight.T + bias` by oneDNN, and its gradients too, of any order."""
+    """Compute `input @ weight.T + bias` by oneDNN, and its gradients too, of any order.
+
+    `input` is `(rows, in_features)`.
+    """
 
     @staticmethod
     def forward(ctx, input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         ctx.save_for_backward(input, weight)
-        # The operator that torch.compile chooses for linear layers; "none" is for no activation after it.
-        return torch.ops.mkldnn._linear_pointwise(input, weight, bias, "none", [], "")
+        return _product(input, weight, bias)
 
     @staticmethod
     def backward(ctx, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         input, weight = ctx.saved_tensors
         needs_input, needs_weight, needs_bias = ctx.needs_input_grad
         of_input = of_weight = of_bias = None
-        rows = gradient.reshape(-1, gradient.shape[-1])
         if needs_input:
             of_input = _OneDNNLinear.apply(gradient, weight.t(), None)
         if needs_weight:
-            of_weight = _OneDNNLinear.apply(rows.t(), input.reshape(-1, input.shape[-1]).t(), None)
+            of_weight = _OneDNNLinear.apply(gradient.t(), input.t(), None)
         if needs_bias:
-            of_bias = rows.sum(0)
+            of_bias = gradient.sum(0)
         return of_input, of_weight, of_bias
 
 
@@ -67,7 +94,8 @@ def linear(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None 
         `(..., out_features)`.
     """
     if _is_for_onednn(input, weight):
-        return _OneDNNLinear.apply(input, weight, bias)
+        rows = input.reshape(-1, input.shape[-1])
+        return _OneDNNLinear.apply(rows, weight, bias).view(*input.shape[:-1], -1)
     return F.linear(input, weight, bias)
 
 

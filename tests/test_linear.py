@@ -3,6 +3,7 @@
 import copy
 import pickle
 import platform
+from pathlib import Path
 
 import pytest
 import torch
@@ -94,6 +95,68 @@ def test_only_the_gradients_that_are_needed(trained, calls):
             assert tensors[name].grad is None
     # The bias' gradient is a sum.
     assert len(calls) == (1 if trained == "bias" else 2)
+
+
+def test_few_shapes_reach_onednn(monkeypatch):
+    """oneDNN keeps kernels for each shape that it has seen."""
+    shapes = set()
+    product = torch.ops.mkldnn._linear_pointwise
+
+    class Watched:
+        @staticmethod
+        def _linear_pointwise(input, weight, *rest):
+            shapes.add((input.shape, weight.shape))
+            return product(input, weight, *rest)
+
+    monkeypatch.setattr(torch.ops, "mkldnn", Watched)
+    layer = nn.Linear(8, 8)
+    use_onednn(layer)
+    for n_rows in range(1, 1025):
+        layer(torch.ones(n_rows, 8, requires_grad=True)).sum().backward()
+    # 16 of each length up to 1,024, for the product and two gradients.
+    assert len(shapes) <= 3 * 16 * 7
+
+
+def test_a_length_grows_by_a_sixteenth_at_most():
+    for length in range(1, 5000):
+        rounded = linear_altclip._round_up(length)
+        assert length <= rounded < length * 17 / 16
+        assert linear_altclip._round_up(rounded) == rounded
+    # Common widths stay as they are.
+    for width in (64, 80, 384, 512, 640, 768, 896, 1024, 1152, 1280, 1664, 3072, 4096, 4304):
+        assert linear_altclip._round_up(width) in (width, 4352)
+
+
+# Prints by how many MB a process has grown after batches of 300 lengths in random order.
+GROWTH = """
+import random, sys
+import torch
+from modeling_altclip import linear_altclip
+
+def resident():
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith("VmRSS")) / 1024
+
+linear_altclip.IS_MKL_SLOW = True
+torch.set_num_threads(1)
+layers = [(torch.randn(width, 768), torch.randn(width)) for width in (768, 3072)]
+before = resident()
+random.seed(0)
+for n_rows in random.sample(range(1, 1025), 300):
+    for weight, bias in layers:
+        linear_altclip.linear(torch.randn(n_rows, 768), weight, bias)
+print(resident() - before)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux tells how much a process holds")
+def test_a_process_that_sees_many_shapes_stays_small(run_python, tmp_path):
+    script = tmp_path / "growth.py"
+    script.write_text(GROWTH)
+    process = run_python("python", script)
+    assert process.returncode == 0, process.stderr
+    assert float(process.stdout) < 250
 
 
 def test_a_model_keeps_its_weights_and_computes_the_same(calls):
