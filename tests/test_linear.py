@@ -3,6 +3,7 @@
 import copy
 import pickle
 import platform
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -117,14 +118,55 @@ def test_few_shapes_reach_onednn(monkeypatch):
     assert len(shapes) <= 3 * 16 * 7
 
 
-def test_a_length_grows_by_a_sixteenth_at_most():
+def test_a_step_is_a_sixteenth_of_a_length_at_most():
     for length in range(1, 5000):
-        rounded = linear_altclip._round_up(length)
-        assert length <= rounded < length * 17 / 16
-        assert linear_altclip._round_up(rounded) == rounded
-    # Common widths stay as they are.
-    for width in (64, 80, 384, 512, 640, 768, 896, 1024, 1152, 1280, 1664, 3072, 4096, 4304):
-        assert linear_altclip._round_up(width) in (width, 4352)
+        assert linear_altclip._step(length) <= max(1, length / 16)
+    # The usual widths of models are multiples of their steps.
+    for width in (64, 80, 384, 512, 640, 768, 896, 1024, 1152, 1280, 3072, 4096):
+        assert width % linear_altclip._step(width) == 0
+
+
+# Rows and features that are no multiples of their steps, and few rows after many.
+@pytest.mark.parametrize("n_rows", [33, 1089, 67, 2])
+@pytest.mark.parametrize("n_features", [33, 130, 48])
+def test_lengths_that_are_rounded(n_rows, n_features, calls):
+    tensors, expected = inputs_of(n_rows, n_features), inputs_of(n_rows, n_features)
+    for tensor in (*tensors, *expected):
+        tensor.requires_grad_()
+    ours, theirs = linear(*tensors), F.linear(*expected)
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+    ours.pow(2).sum().backward()
+    theirs.pow(2).sum().backward()
+    for one, other in zip(tensors, expected, strict=True):
+        largest = other.grad.abs().max().item()
+        torch.testing.assert_close(one.grad, other.grad, rtol=1e-4, atol=1e-5 * largest)
+
+
+def test_memory_for_rows_is_kept_up_to_a_size(monkeypatch):
+    monkeypatch.setattr(linear_altclip, "_kept", linear_altclip._Kept())
+    monkeypatch.setattr(linear_altclip, "_MOST_KEPT", 40 * 8)
+    sizes = []
+    for n_rows in (33, 39, 35, 1000, 33):
+        input, weight, bias = inputs_of(n_rows, 8)
+        with torch.inference_mode():
+            found = linear(input, weight, bias)
+        torch.testing.assert_close(found, F.linear(input, weight, bias))
+        sizes.append(len(linear_altclip._kept.values))
+    assert sizes == [34 * 8, 40 * 8, 40 * 8, 40 * 8, 40 * 8]
+    # What was kept in inference mode serves training too.
+    linear(*(tensor.requires_grad_() for tensor in inputs_of(35, 8))).sum().backward()
+
+
+def test_threads_keep_memory_of_their_own():
+    tensors = {n_rows: inputs_of(n_rows, 64) for n_rows in (33, 35, 67, 133)}
+    expected = {n_rows: F.linear(*given) for n_rows, given in tensors.items()}
+
+    def repeat(n_rows):
+        for _ in range(200):
+            torch.testing.assert_close(linear(*tensors[n_rows]), expected[n_rows])
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(repeat, tensors))
 
 
 # Prints by how many MB a process has grown after batches of 300 lengths in random order.
