@@ -79,7 +79,7 @@ def _with_rows(input: torch.Tensor, n_rows: int) -> torch.Tensor:
     values = _kept.values
     if n_values > len(values):
         with torch.inference_mode(False):  # or it could not be written to outside of this mode
-            values = torch.empty(n_values)
+            values = input.new_empty(n_values)
         if n_values <= _MOST_KEPT:
             _kept.values = values
     longer = values[:n_values].view(n_rows, -1)
@@ -148,7 +148,7 @@ def _is_for_onednn(input: torch.Tensor, weight: torch.Tensor) -> bool:
 
 
 def _count_operations(input_shape: list[int], weight_shape: list[int], *_, **__) -> int:
-    """Count a product's operations for PyTorch's `FlopCounterMode`, as it counts its own products."""
+    """Count a product's operations, rows of zeros included, for PyTorch's `FlopCounterMode`."""
     return 2 * math.prod(input_shape[:-1]) * math.prod(weight_shape)
 
 

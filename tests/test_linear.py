@@ -157,6 +157,20 @@ def test_memory_for_rows_is_kept_up_to_a_size(monkeypatch):
     linear(*(tensor.requires_grad_() for tensor in inputs_of(35, 8))).sum().backward()
 
 
+def test_defaults_of_the_caller_do_not_matter(monkeypatch):
+    """A model may be built under other defaults, by which new tensors would be of another kind."""
+    monkeypatch.setattr(linear_altclip, "_kept", linear_altclip._Kept())
+    tensors = inputs_of(35, 8)
+    dtype = torch.get_default_dtype()
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        with torch.device("meta"):
+            found = linear(*tensors)
+    finally:
+        torch.set_default_dtype(dtype)
+    torch.testing.assert_close(found, F.linear(*tensors))
+
+
 def test_threads_keep_memory_of_their_own():
     tensors = {n_rows: inputs_of(n_rows, 64) for n_rows in (33, 35, 67, 133)}
     expected = {n_rows: F.linear(*given) for n_rows, given in tensors.items()}
