@@ -22,11 +22,15 @@ _CPU_INFO = Path("/proc/cpuinfo")
 
 def _is_mkl_slow() -> bool:
     """Return whether this machine multiplies faster by oneDNN than by MKL: AMD's processors with AVX-512."""
-    if not (torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()):
+    has_both = torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()
+    if not has_both or torch.backends.cpu.get_cpu_capability() != "AVX512":
         return False
     # Linux names the vendor in a file, Windows at the end of the processor's name.
-    processor = _CPU_INFO.read_text() if _CPU_INFO.exists() else platform.processor()
-    return "AuthenticAMD" in processor and torch.backends.cpu.get_cpu_capability() == "AVX512"
+    if not _CPU_INFO.exists():
+        return "AuthenticAMD" in platform.processor()
+    with _CPU_INFO.open() as information:
+        of_first_core = information.read(1000)
+    return "AuthenticAMD" in of_first_core
 
 
 IS_MKL_SLOW = _is_mkl_slow()
@@ -42,10 +46,9 @@ IS_MKL_SLOW = _is_mkl_slow()
 def _product(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     """Compute `input @ weight.T + bias` by oneDNN, without a gradient; `input` is `(rows, in_features)`."""
     n_rows, n_features = input.shape
-    step = _step(n_rows)
-    rows = math.ceil(n_rows / step) * step
-    step = _step(n_features)
-    features = n_features // step * step
+    # Rows are rounded up, by zeros; features down, and the rest is added.
+    rows = n_rows + -n_rows % _step(n_rows)
+    features = n_features - n_features % _step(n_features)
 
     of_few = input[:, :features]
     if rows > n_rows:
@@ -129,7 +132,7 @@ def linear(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None 
     """
     if _is_for_onednn(input, weight):
         rows = input.reshape(-1, input.shape[-1])
-        return _OneDNNLinear.apply(rows, weight, bias).view(*input.shape[:-1], -1)
+        return _OneDNNLinear.apply(rows, weight, bias).view(*input.shape[:-1], len(weight))
     return F.linear(input, weight, bias)
 
 

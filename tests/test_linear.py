@@ -185,7 +185,7 @@ def test_threads_keep_memory_of_their_own():
 
 # Prints by how many MB a process has grown after batches of 300 lengths in random order.
 GROWTH = """
-import random, sys
+import random
 import torch
 from modeling_altclip import linear_altclip
 

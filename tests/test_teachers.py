@@ -387,9 +387,7 @@ def test_a_clip_and_an_xlm_r_make_what_they_always_made(saved, train, capsys):
 def test_a_norm_before_the_head_is_a_flag(saved):
     given = {"teacher_name_or_path": saved("clip"), "text_encoder_name_or_path": saved("xlm-r")}
     model, _ = build(**given, text_head_norm=True)
-    norm, linear = model.text_projection
-    assert isinstance(norm, torch.nn.LayerNorm)
-    assert isinstance(linear, torch.nn.Linear)
+    assert [type(layer) for layer in model.text_projection] == [torch.nn.LayerNorm, torch.nn.Linear]
 
 
 def test_a_dry_run_refuses_a_pooler_that_an_encoder_has_not(saved, train):

@@ -29,7 +29,7 @@ def gradients_by_row(model: nn.Module) -> Iterator[None]:
     hooks = []
     for table in tables:
         table.sparse = True
-        gradient = _RowGradient(table.weight)
+        gradient = _RowGradient()
         hooks.append(table.weight.register_hook(gradient.note))
         hooks.append(table.weight.register_post_accumulate_grad_hook(gradient.make_dense))
     try:
@@ -44,33 +44,30 @@ def gradients_by_row(model: nn.Module) -> Iterator[None]:
 class _RowGradient:
     """The dense gradient of a table, of which all rows but those that were noted are zero."""
 
-    def __init__(self, weight: torch.Tensor):
+    def __init__(self):
         self.dense: torch.Tensor | None = None
-        # The rows of `dense` that may differ from zero, and those of the gradient that is about to be added.
-        self.written: list[torch.Tensor] = []
-        self.arriving = weight.new_empty(0, dtype=torch.long)
+        self.noted: list[torch.Tensor] = []  # rows of all gradients since `dense` was last cleared
 
     def note(self, gradient: torch.Tensor) -> None:
         """Note the rows of a gradient before it is added to `.grad`."""
         if gradient.is_sparse:
-            self.arriving = gradient._indices()[0]
+            self.noted.append(gradient._indices()[0])
         else:
             # It also has a gradient of another kind, as a vocabulary that is tied to a head: it is dense, and
             # stays so.
             self.dense = None
-            self.written = []
-            self.arriving = self.arriving[:0]
+            self.noted = []
 
     def make_dense(self, weight: torch.Tensor) -> None:
         """Replace the first gradient of a step; what comes after is added to the rows of this one."""
-        if weight.grad.is_sparse:
-            if self.dense is None:
-                self.dense = torch.zeros_like(weight)
-            for rows in self.written:
-                self.dense[rows] = 0
-            weight.grad = self.dense.add_(weight.grad)
-            self.written = []
-        self.written.append(self.arriving)
+        if not weight.grad.is_sparse:
+            return
+        if self.dense is None:
+            self.dense = torch.zeros_like(weight)
+        for rows in self.noted:
+            self.dense[rows] = 0
+        weight.grad = self.dense.add_(weight.grad)
+        self.noted = self.noted[-1:]
 
 
 __all__ = ["gradients_by_row"]

@@ -10,12 +10,7 @@ from torch import nn
 from torch.distributed.fsdp import register_fsdp_forward_method
 from transformers import Trainer
 from transformers.trainer import TRAINING_ARGS_NAME
-from transformers.trainer_utils import (
-    PREFIX_CHECKPOINT_DIR,
-    HubStrategy,
-    TrainOutput,
-    rotate_checkpoints,
-)
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy, TrainOutput, rotate_checkpoints
 from transformers.training_args import ParallelMode
 from transformers.utils.hub import hf_api
 
