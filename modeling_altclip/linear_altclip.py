@@ -6,7 +6,6 @@ computes about 230 GFLOP a second in place of 105. With AVX2 alone the two are a
 rounding, as those of any two libraries do.
 """
 
-import math
 import platform
 import threading
 from functools import partial
@@ -15,7 +14,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.utils.flop_counter import flop_registry, register_flop_formula
+from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 _CPU_INFO = Path("/proc/cpuinfo")
 
@@ -142,24 +141,15 @@ def _is_for_onednn(input: torch.Tensor, weight: torch.Tensor) -> bool:
     # A compiled or exported graph names PyTorch's own operators, and its compiler chooses a library.
     if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return False
+    # What watches operators, as PyTorch's `FlopCounterMode` does, knows its own too.
+    if is_in_torch_dispatch_mode():
+        return False
     for tensor in (input, weight):
         # Quantized and sharded tensors are subclasses, which multiply in their own way.
         is_plain = type(tensor) in (torch.Tensor, nn.Parameter)
         if not is_plain or tensor.dtype != torch.float32 or tensor.device.type != "cpu":
             return False
     return input.numel() > 0
-
-
-def _count_operations(input_shape: list[int], weight_shape: list[int], *_, **__) -> int:
-    """Count a product's operations, rows of zeros included, for PyTorch's `FlopCounterMode`."""
-    return 2 * math.prod(input_shape[:-1]) * math.prod(weight_shape)
-
-
-if torch.backends.mkldnn.is_available():
-    _PRODUCT = torch.ops.mkldnn._linear_pointwise
-    # The copy of this file in a model's folder may have been imported as well.
-    if _PRODUCT not in flop_registry:
-        register_flop_formula(_PRODUCT)(_count_operations)
 
 
 def _forward(layer: nn.Linear, input: torch.Tensor) -> torch.Tensor:
