@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.autograd import forward_ad
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 _CPU_INFO = Path("/proc/cpuinfo")
@@ -54,7 +55,7 @@ def _product(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | Non
         of_few = _with_rows(of_few, rows)
     # The operator that torch.compile chooses for linear layers; "none" is for no activation after it.
     output = torch.ops.mkldnn._linear_pointwise(of_few, weight[:, :features], bias, "none", [], "")
-    output = output[:n_rows]
+    output.resize_(n_rows, len(weight))  # not a view, which could not be changed in place afterwards
     if features < n_features:
         output.addmm_(input[:, features:], weight[:, features:].t())
     return output
@@ -109,10 +110,14 @@ class _OneDNNLinear(torch.autograd.Function):
         input, weight = ctx.saved_tensors
         needs_input, needs_weight, needs_bias = ctx.needs_input_grad
         of_input = of_weight = of_bias = None
+        # The gradients may be watched though the values were not, or be many: `is_grads_batched` of
+        # `torch.autograd.grad`, as for a whole Jacobian.
+        are_many = torch._C._functorch.is_legacy_batchedtensor(gradient)
+        multiply = F.linear if are_many or _are_operators_watched() else _OneDNNLinear.apply
         if needs_input:
-            of_input = _OneDNNLinear.apply(gradient, weight.t(), None)
+            of_input = multiply(gradient, weight.t(), None)
         if needs_weight:
-            of_weight = _OneDNNLinear.apply(gradient.t(), input.t(), None)
+            of_weight = multiply(gradient.t(), input.t(), None)
         if needs_bias:
             of_bias = gradient.sum(0)
         return of_input, of_weight, of_bias
@@ -135,21 +140,31 @@ def linear(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None 
     return F.linear(input, weight, bias)
 
 
+def _are_operators_watched() -> bool:
+    """Return whether something follows the operators that knows no more than PyTorch's own ones."""
+    return (
+        # A graph; its compiler chooses a library.
+        torch.compiler.is_compiling()
+        or torch.jit.is_tracing()
+        # `FlopCounterMode` and its like
+        or is_in_torch_dispatch_mode()
+        # `torch.func.vmap` and its like
+        or torch._C._are_functorch_transforms_active()
+        # Derivatives in forward mode
+        or forward_ad._current_level >= 0
+    )
+
+
 def _is_for_onednn(input: torch.Tensor, weight: torch.Tensor) -> bool:
-    if not IS_MKL_SLOW or torch.is_autocast_enabled("cpu"):
-        return False
-    # A compiled or exported graph names PyTorch's own operators, and its compiler chooses a library.
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():
-        return False
-    # What watches operators, as PyTorch's `FlopCounterMode` does, knows its own too.
-    if is_in_torch_dispatch_mode():
+    if not IS_MKL_SLOW or torch.is_autocast_enabled("cpu") or _are_operators_watched():
         return False
     for tensor in (input, weight):
         # Quantized and sharded tensors are subclasses, which multiply in their own way.
-        is_plain = type(tensor) in (torch.Tensor, nn.Parameter)
+        is_plain = type(tensor) in (torch.Tensor, nn.Parameter) and tensor.layout == torch.strided
         if not is_plain or tensor.dtype != torch.float32 or tensor.device.type != "cpu":
             return False
-    return input.numel() > 0
+    # Shapes that do not fit go to PyTorch, which says what is wrong with them.
+    return input.numel() > 0 and input.shape[-1:] == weight.shape[1:]
 
 
 def _forward(layer: nn.Linear, input: torch.Tensor) -> torch.Tensor:
@@ -159,10 +174,11 @@ def _forward(layer: nn.Linear, input: torch.Tensor) -> torch.Tensor:
 def use_onednn(model: nn.Module) -> None:
     """Make all linear layers of a model multiply by oneDNN where that is faster, in place.
 
-    Nothing changes on other machines. The weights and their names stay as they are, and so does the layers'
-    type: `torch.ao.quantization` passes over any other.
+    Nothing changes on other machines, nor on one with a GPU: `torch.nn.DataParallel`, by which `Trainer` uses
+    several, copies a layer without its method. The weights and their names stay as they are, and so does the
+    layers' type: `torch.ao.quantization` passes over any other.
     """
-    if not IS_MKL_SLOW:
+    if not IS_MKL_SLOW or torch.accelerator.is_available():
         return
     for module in model.modules():
         # Not a subclass: it computes something else.

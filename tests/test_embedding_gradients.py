@@ -95,6 +95,15 @@ def test_the_model_is_as_it_was_afterwards():
     assert not trained_on.words.weight.grad.is_sparse
 
 
+def test_gradients_that_are_scaled_by_frequency_stay_dense():
+    tables = [nn.Embedding(12, 6, scale_grad_by_freq=True) for _ in range(2)]
+    tables[1].load_state_dict(tables[0].state_dict())
+    tables[0](GROUPS[0]).pow(3).sum().backward()
+    with gradients_by_row(tables[1]):
+        tables[1](GROUPS[0]).pow(3).sum().backward()
+    assert torch.equal(tables[0].weight.grad, tables[1].weight.grad)
+
+
 def test_a_table_that_is_sparse_already_is_left_so():
     tower = Tower()
     tower.words.sparse = True

@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.autograd import forward_ad
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import XLMRobertaConfig, XLMRobertaModel
 
@@ -23,8 +24,9 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture(autouse=True)
 def _onednn_everywhere(monkeypatch):
-    """Multiply by oneDNN whatever processor the tests run on."""
+    """Multiply by oneDNN whatever machine the tests run on."""
     monkeypatch.setattr(linear_altclip, "IS_MKL_SLOW", True)
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
 
 
 @pytest.fixture
@@ -257,6 +259,14 @@ def test_nothing_changes_on_other_machines(monkeypatch, calls):
     assert not calls
 
 
+def test_layers_of_a_machine_with_a_gpu_are_left_alone(monkeypatch):
+    """`torch.nn.DataParallel` gives each GPU a copy of a layer's attributes, the first one's method too."""
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    layer = nn.Linear(16, 7)
+    use_onednn(layer)
+    assert "forward" not in vars(layer._replicate_for_data_parallel())
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_other_types_stay_with_pytorch(dtype, calls):
     tensors = inputs_of(3, 16, dtype=dtype)
@@ -273,6 +283,21 @@ def test_autocast_computes_in_its_type(calls):
 def test_no_rows(calls):
     assert linear(*inputs_of(0, 16)).shape == (0, 7)
     assert linear(torch.zeros(2, 0), torch.zeros(7, 0)).shape == (2, 7)
+    assert not calls
+
+
+# Features that are fewer by a multiple of a step would fit after they are rounded.
+@pytest.mark.parametrize("n_features", [1, 60, 63, 68])
+def test_shapes_that_do_not_fit_are_refused_as_pytorch_does(n_features, calls):
+    _, weight, bias = inputs_of(3, 64)
+    with pytest.raises(RuntimeError, match=f"cannot be multiplied .3x{n_features} and 64x7"):
+        linear(torch.ones(3, n_features), weight, bias)
+    assert not calls
+
+
+def test_a_sparse_input_stays_with_pytorch(calls):
+    input, weight, bias = inputs_of(3, 16)
+    torch.testing.assert_close(linear(input.to_sparse(), weight, bias), F.linear(input, weight, bias))
     assert not calls
 
 
@@ -298,6 +323,47 @@ def test_operations_are_counted_as_pytorchs_own():
             function(input, weight, bias).sum().backward()
         counts.append(counter.get_total_flops())
     assert counts[0] == counts[1] == 3 * 2 * 35 * 16 * 7
+
+
+# With rows of zeros and without.
+@pytest.mark.parametrize("shape", [(35, 16), (32, 16), (5, 7, 16)])
+def test_outputs_can_be_changed_in_place(shape, calls):
+    gradients = []
+    for function in (linear, F.linear):
+        input, weight, bias = (tensor.requires_grad_() for tensor in inputs_of(*shape))
+        output = function(input, weight, bias)
+        output *= 3
+        gradients.append(torch.autograd.grad(output.pow(2).sum(), (input, weight, bias)))
+    assert calls
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-3)
+
+
+def jacobian_by_vmap(function, input):
+    return torch.autograd.functional.jacobian(function, input, vectorize=True)
+
+
+def by_dual_numbers(function, input):
+    with forward_ad.dual_level():
+        output = function(forward_ad.make_dual(input, torch.ones_like(input)))
+        return forward_ad.unpack_dual(output).tangent
+
+
+@pytest.mark.parametrize(
+    "transform",
+    [
+        lambda function, input: torch.func.vmap(function)(input),
+        lambda function, input: torch.func.grad(lambda input: function(input).sum())(input),
+        lambda function, input: torch.func.jacfwd(function)(input),
+        jacobian_by_vmap,
+        by_dual_numbers,
+    ],
+    ids=["vmap", "grad", "jacfwd", "jacobian by vmap", "dual numbers"],
+)
+def test_transforms_see_pytorchs_own_operators(transform):
+    input, weight, bias = inputs_of(35, 16)
+    ours = transform(lambda input: linear(input, weight, bias), input)
+    theirs = transform(lambda input: F.linear(input, weight, bias), input)
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
 def test_layers_of_subclasses_are_left_alone(calls):

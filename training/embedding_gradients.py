@@ -23,8 +23,10 @@ def gradients_by_row(model: nn.Module) -> Iterator[None]:
     """
     tables = []
     for module in model.modules():
-        if isinstance(module, nn.Embedding) and module.weight.requires_grad and not module.sparse:
-            tables.append(module)
+        if isinstance(module, nn.Embedding) and module.weight.requires_grad:
+            # PyTorch has no sparse gradients that are scaled.
+            if not module.sparse and not module.scale_grad_by_freq:
+                tables.append(module)
 
     hooks = []
     for table in tables:
