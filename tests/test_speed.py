@@ -6,16 +6,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.speed import job
+from benchmarks.speed import job, side_by_side
 from benchmarks.speed.comparisons import Comparison, Peer, load_comparisons
 from benchmarks.speed.instructions import LEVELS, check_level, limit_of
 from benchmarks.speed.machine import describe_machine, tell_torch
 from benchmarks.speed.ratios import Ratio, ratio_of, summarize
-from benchmarks.speed.report import describe, draw_ratios, fill_readme, make_table, save_json
+from benchmarks.speed.report import describe, draw_ratios, fill_readme, make_floors, make_table, save_json
 from benchmarks.speed.side_by_side import (
     OURS,
     Turns,
     check_equal,
+    count_operations,
     order_of_turns,
     run_comparison,
     worker_environment,
@@ -51,6 +52,18 @@ def peer(folder, shape):
 
 def other(folder, shape):
     return side("C", folder, 2.5)
+
+def multiplies(folder, shape):
+    import torch
+    matrix = torch.ones(8, 8, requires_grad=True)
+    heads = torch.ones(1, 2, 6, 8, requires_grad=True)
+
+    def work():
+        torch.mm(matrix, matrix).sum().backward()
+        torch.nn.functional.scaled_dot_product_attention(heads, heads, heads).sum().backward()
+        return {"answer": [shape["answer"]]}
+    while True:
+        yield work
 
 def dies(folder, shape):
     yield lambda: None
@@ -136,6 +149,16 @@ def test_threads_are_those_asked_for(row, tmp_path):
     run_comparison(row("prints_threads", answer=3.0), tmp_path, Turns(repeats=1, threads=3))
 
 
+def test_operations_of_products_are_counted(row, tmp_path, monkeypatch):
+    monkeypatch.setattr(side_by_side, "OURS", "multiplies")
+    matrix = 2 * 8**3
+    # Two heads of six queries compare 8 values with six keys, and add up 8 of as many.
+    attention = 2 * 2 * (2 * 6 * 6 * 8)
+    # Products have two gradients of their size. Attention's are computed with what was compared, once more.
+    expected = 3 * matrix + attention + attention * 5 // 2
+    assert count_operations(row(), tmp_path, Turns(repeats=1)) == expected
+
+
 HAS_AVX2 = "avx2" in read_processor()[1]
 
 
@@ -183,7 +206,7 @@ def test_the_machine_is_described():
     machine = describe_machine(Turns(repeats=1))
     assert machine["isa"] is None
     assert machine["capability"]
-    assert machine["matrix_rate"] > 0
+    assert machine["matrix_rates"]["torch.mm"] > 0
     assert machine["versions"]["torch"].startswith("2.")
 
 
@@ -223,7 +246,7 @@ MACHINE = {
     "load_before": 0.5,
     "isa": None,
     "capability": "AVX512",
-    "matrix_rate": 98.7,
+    "matrix_rates": {"torch.mm": 98.7, "oneDNN": 200.0},
     "threads": 1,
     "repeats": 3,
     "quick": True,
@@ -240,7 +263,10 @@ def test_outcomes_are_presented(row, tmp_path):
     assert "- another: the process ended" in table
     text = describe(MACHINE)
     assert "small sizes" in text
-    assert "torch uses AVX512, and multiplies matrices of float32 at 99 GFLOP/s" in text
+    assert (
+        "torch uses AVX512, and multiplies matrices of float32 at 99 by torch.mm and 200 by oneDNN, in GFLOP"
+        in text
+    )
     assert "AVX2, limited to avx2 by --isa" in describe(MACHINE | {"isa": "avx2", "capability": "AVX2"})
 
     save_json(outcomes, failures, MACHINE, tmp_path / "results.json")
@@ -248,6 +274,17 @@ def test_outcomes_are_presented(row, tmp_path):
     assert saved["outcomes"][0]["costs"]["peer"][0]["cpu"] == 4
     draw_ratios(outcomes, tmp_path / "ratios.png")
     assert (tmp_path / "ratios.png").stat().st_size > 1000
+
+
+def test_floors_are_those_of_the_faster_library(row):
+    costs = {OURS: costs_of(1, 3), "peer": costs_of(4, 4), "other": costs_of(5, 5)}
+    outcomes = summarize(row("peer", "other"), costs, operations=300_000_000_000)
+    _, header, _, *rows = make_floors(outcomes, MACHINE).splitlines()
+    assert "floor" in header
+    (cells,) = rows  # one, though there are two peers
+    # 300 billion operations at 200 in a second
+    assert cells.split() == "| row | 300 | 1.50 | 2.00 | 1.33 |".split()
+    assert make_floors(summarize(row("peer"), {OURS: costs_of(1), "peer": costs_of(4)}), MACHINE) == ""
 
 
 def test_the_readme_has_a_place_for_the_table(tmp_path):

@@ -22,9 +22,9 @@ from .comparisons import Comparison, load_comparisons
 from .instructions import LEVELS, check_level
 from .machine import describe_machine
 from .ratios import Outcome, summarize
-from .report import describe, draw_ratios, fill_readme, make_table, save_json
+from .report import describe, draw_ratios, fill_readme, make_floors, make_table, save_json
 from .running import check_counts, measure_each
-from .side_by_side import Turns, run_comparison
+from .side_by_side import Turns, count_operations, run_comparison
 
 _QUICK_REPEATS = 2
 
@@ -86,13 +86,17 @@ def _compare(comparison: Comparison, turns: Turns, logs: Path) -> list[Outcome]:
     """Compare, and print a line for each peer. The logs of its processes are kept if one fails."""
     with tempfile.TemporaryDirectory(prefix="altclip-speed-") as folder:
         try:
-            outcomes = summarize(comparison, run_comparison(comparison, Path(folder), turns))
+            costs = run_comparison(comparison, Path(folder), turns)
+            # The floor that follows is that of this machine's processor, and of the process that it watches.
+            has_floor = turns.device == "cpu" and not comparison.children
+            operations = count_operations(comparison, Path(folder), turns) if has_floor else None
         except InputError:
             kept = logs / comparison.name
             kept.mkdir(parents=True, exist_ok=True)
             for log in Path(folder).glob("*.log"):
                 shutil.copy(log, kept)
             raise
+    outcomes = summarize(comparison, costs, operations)
     for outcome in outcomes:
         ratio = outcome.ratios["cpu"]
         name = comparison.peers[outcome.peer].name
@@ -108,7 +112,8 @@ def _present(
     save_json(outcomes, failures, machine, folder / "results.json")
     if not outcomes:
         raise InputError(f"rows: none has figures; the reasons are above and in {folder / 'results.json'}")
-    text = f"{describe(machine)}\n\n{make_table(outcomes, failures)}"
+    floors = make_floors(outcomes, machine)
+    text = f"{describe(machine)}\n\n{make_table(outcomes, failures)}\n{floors}"
     write_text(folder / "table.md", text)
     draw_ratios(outcomes, folder / "ratios.png")
     if arguments.readme:

@@ -22,16 +22,31 @@ _PACKAGES = (
     "clip-benchmark mteb onnxruntime timm altclip"
 ).split()
 # What torch uses in a worker, and the rate of its matrix products of float32, which are most of the work:
-# operations in a CPU second, of all threads together, in billions.
+# operations in a CPU second, of all threads together, in billions. `torch.mm` is by MKL on x86, oneDNN is the
+# other library that torch may have. The product is of the size that layers have.
 _TELL_TORCH = """
 import json, time, torch
-square = torch.ones(2048, 2048)
-square @ square
-begin = time.process_time()
-square @ square
-seconds = time.process_time() - begin
-rate = 2 * 2048**3 / seconds / 1e9
-print(json.dumps({"capability": torch.backends.cpu.get_cpu_capability(), "matrix_rate": rate}))
+
+rows, square = torch.ones(2048, 3072), torch.ones(3072, 3072)
+
+def by_mm():
+    torch.mm(rows, square)
+
+def by_onednn():
+    torch.ops.mkldnn._linear_pointwise(rows, square, None, "none", [], "")
+
+def rate_of(product):
+    product()
+    begin = time.process_time()
+    for _ in range(5):
+        product()
+    return 5 * 2 * 2048 * 3072**2 / (time.process_time() - begin) / 1e9
+
+libraries = {"torch.mm": by_mm}
+if torch.backends.mkldnn.is_available():
+    libraries["oneDNN"] = by_onednn
+rates = {name: rate_of(product) for name, product in libraries.items()}
+print(json.dumps({"capability": torch.backends.cpu.get_cpu_capability(), "matrix_rates": rates}))
 """
 
 
@@ -55,7 +70,7 @@ def describe_machine(turns: Turns) -> dict:
 
 
 def tell_torch(turns: Turns) -> dict:
-    """Return what torch uses in the environment of the workers: `capability` and `matrix_rate`.
+    """Return what torch uses in the environment of the workers: `capability` and `matrix_rates`.
 
     Raises:
         InputError: its process ends in an error.

@@ -31,6 +31,7 @@ class Outcome:
         ours, theirs: their costs by unit, see `typical`.
         ratios: by unit, as far as both are known.
         costs: of each repeat, by side.
+        operations: of our matrix products in a repeat; None if they were not counted.
     """
 
     comparison: Comparison
@@ -39,10 +40,13 @@ class Outcome:
     theirs: dict[str, float | None]
     ratios: dict[str, Ratio]
     costs: dict[str, list[dict]]
+    operations: int | None = None
 
 
-def summarize(comparison: Comparison, costs: dict[str, list[dict]]) -> list[Outcome]:
-    """Summarize the costs that `run_comparison` returns, one outcome for each peer."""
+def summarize(
+    comparison: Comparison, costs: dict[str, list[dict]], operations: int | None = None
+) -> list[Outcome]:
+    """Summarize what `run_comparison` and `count_operations` return, one outcome for each peer."""
     outcomes = []
     for peer in comparison.peers:
         ours = typical(costs[OURS], children=comparison.children)
@@ -50,7 +54,7 @@ def summarize(comparison: Comparison, costs: dict[str, list[dict]]) -> list[Outc
         known = [unit for unit in _UNITS if ours[unit] and theirs[unit] is not None]
         ratios = {unit: ratio_of(costs[OURS], costs[peer], unit) for unit in known}
         of_both = {side: costs[side] for side in (OURS, peer)}
-        outcomes.append(Outcome(comparison, peer, ours, theirs, ratios, of_both))
+        outcomes.append(Outcome(comparison, peer, ours, theirs, ratios, of_both, operations))
     return outcomes
 
 

@@ -21,6 +21,7 @@ with of_extra("plots"):
 matplotlib.use("Agg")  # draws to files, and needs no screen
 
 _MEGABYTE = 1e6
+_BILLION = 1e9
 _HEADER = [
     "row: work",
     "against",
@@ -32,6 +33,7 @@ _HEADER = [
     "MB, ours",
     "theirs",
 ]
+_FLOOR_HEADER = ["row", "billion operations", "floor, CPU s", "ours, CPU s", "over the floor"]
 BEGIN = "<!-- begin: written by `python benchmarks/run_speed.py --readme` -->"
 _END = "<!-- end -->"
 
@@ -60,6 +62,30 @@ def _cells(outcome: Outcome) -> list[str]:
     ]
 
 
+def make_floors(outcomes: list[Outcome], machine: dict) -> str:
+    """Return a Markdown table of how far our CPU seconds are above those of our matrix products alone.
+
+    The products are those that we make, padding and gradients included, at the rate of the faster library. A
+    row without products has no floor.
+    """
+    rate = max(machine["matrix_rates"].values()) * _BILLION
+    of_rows = {}
+    for outcome in outcomes:
+        if outcome.operations:
+            floor = outcome.operations / rate
+            seconds = outcome.ours["cpu"]
+            of_rows[outcome.comparison.name] = [
+                f"{outcome.operations / _BILLION:,.0f}",
+                f"{floor:.2f}",
+                f"{seconds:.2f}",
+                f"{seconds / floor:.2f}",
+            ]
+    if not of_rows:
+        return ""
+    rows = [[name, *cells] for name, cells in of_rows.items()]
+    return "\n" + format_table(_FLOOR_HEADER, rows) + "\n"
+
+
 def _spread(ratio: Ratio) -> str:
     return f"{ratio.median:.2f} ({ratio.least:.2f} to {ratio.most:.2f})"
 
@@ -75,14 +101,15 @@ def _megabytes(n_bytes: float | None) -> str:
 def describe(machine: dict) -> str:
     """Return the machine and the versions as a paragraph of Markdown."""
     flags = " ".join(machine["flags"])
+    rates = " and ".join(f"{rate:.0f} by {name}" for name, rate in machine["matrix_rates"].items())
     versions = ", ".join(f"{package} {number}" for package, number in machine["versions"].items())
     kind = " These are the small sizes of `--quick`, which say little." if machine["quick"] else ""
     limit = f", limited to {machine['isa']} by --isa" if machine["isa"] else ""
     return (
         f"{machine['processor']} ({flags}), {machine['cores']} cores with a load of "
         f"{machine['load_before']:.1f} before; torch uses {machine['capability']}{limit}, and multiplies "
-        f"matrices of float32 at {machine['matrix_rate']:.0f} GFLOP/s of CPU time; {machine['threads']} "
-        f"threads a side, {machine['repeats']} repeats, commit {machine['commit']}.{kind} "
+        f"matrices of float32 at {rates}, in GFLOP a CPU second; {machine['threads']} threads a side, "
+        f"{machine['repeats']} repeats, commit {machine['commit']}.{kind} "
         f"Versions: {versions}."
     )
 

@@ -62,10 +62,10 @@ class _Worker:
     def wait_until_ready(self) -> None:
         self._read_answer()
 
-    def repeat(self) -> dict[str, float | None]:
-        """Repeat the work, and return its costs: see `worker.py`."""
+    def repeat(self, tell: str = "measure") -> dict[str, float | None]:
+        """Repeat the work, and return its costs, or its operations (`count`): see `worker.py`."""
         try:
-            self.process.stdin.write("repeat\n")
+            self.process.stdin.write(f"{tell}\n")
             self.process.stdin.flush()
         except BrokenPipeError:
             pass  # it has ended, as its answer will tell
@@ -135,6 +135,22 @@ def run_comparison(comparison: Comparison, folder: Path, turns: Turns) -> dict[s
     for peer in comparison.peers:
         check_equal(_results(folder, OURS), _results(folder, peer), comparison, peer)
     return costs
+
+
+def count_operations(comparison: Comparison, folder: Path, turns: Turns) -> int:
+    """Count the operations of our side's matrix products, after `run_comparison` in the same folder.
+
+    They are counted in another process than the costs: to watch operators takes time and memory.
+
+    Raises:
+        InputError: the work cannot be done.
+    """
+    worker = _Worker(comparison, OURS, folder, turns)
+    try:
+        worker.wait_until_ready()
+        return worker.repeat(tell="count")["operations"]
+    finally:
+        worker.stop()
 
 
 def order_of_turns(sides: list[str], repeats: int) -> list[str]:

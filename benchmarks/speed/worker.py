@@ -1,5 +1,7 @@
 """Run one side of a comparison: set it up, then repeat its work whenever a line arrives on standard input.
 
+The line says what to tell of the repeat: `measure` its costs, or `count` its operations.
+
 python -P benchmarks/speed/worker.py benchmarks/speed/rows/texts.py ours FOLDER '{"texts": 100}'
 
 The side is a generator function of the file, called with the folder of its inputs and its shape. It yields a
@@ -29,7 +31,7 @@ _OPERATORS = (
 
 
 def main(file: str, side: str, folder: str, shape: str, torchvision: str | None = None) -> None:
-    """Answer each line with the costs of a repeat, as a line of JSON.
+    """Answer each line with the costs or the operations of a repeat, as a line of JSON.
 
     Args:
         torchvision: the folder of torchvision, for a side that needs it.
@@ -40,10 +42,13 @@ def main(file: str, side: str, folder: str, shape: str, torchvision: str | None 
     repeats = runpy.run_path(file)[side](Path(folder), json.loads(shape))
     next(repeats)()
     print("ready", file=answers, flush=True)
-    for _ in sys.stdin:
-        costs, results = _measure(next(repeats))
-        np.savez(Path(folder, f"{side}.npz"), **results)
-        print(json.dumps(costs), file=answers, flush=True)
+    for line in sys.stdin:
+        if line == "count\n":
+            answer = {"operations": _count_operations(next(repeats))}
+        else:
+            answer, results = _measure(next(repeats))
+            np.savez(Path(folder, f"{side}.npz"), **results)
+        print(json.dumps(answer), file=answers, flush=True)
 
 
 def _keep_standard_output():
@@ -84,6 +89,27 @@ def _measure(work: Callable[[], dict]) -> tuple[dict[str, float | None], dict]:
     cpu = _cpu_seconds() - cpu_before
     memory = None if held is None else _resident_bytes("VmHWM") - held
     return {"cpu": cpu, "wall": wall, "memory": memory}, results
+
+
+def _count_operations(work: Callable[[], dict]) -> int:
+    """Count the operations of the matrix products of some work, padding and gradients included."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+
+    def of_attention(query_shape, key_shape, value_shape, *_, **__) -> int:
+        return sdpa_flop_count(query_shape, key_shape, value_shape)
+
+    def of_its_gradient(gradient_shape, query_shape, key_shape, value_shape, *_, **__) -> int:
+        return sdpa_backward_flop_count(gradient_shape, query_shape, key_shape, value_shape)
+
+    # The counter knows attention on GPUs alone.
+    on_cpu = {
+        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: of_attention,
+        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: of_its_gradient,
+    }
+    with FlopCounterMode(display=False, custom_mapping=on_cpu) as counter:
+        work()
+    return counter.get_total_flops()
 
 
 def _cpu_seconds() -> float:
