@@ -83,7 +83,7 @@ def make_floors(outcomes: list[Outcome], machine: dict) -> str:
     if not of_rows:
         return ""
     rows = [[name, *cells] for name, cells in of_rows.items()]
-    return "\n" + format_table(_FLOOR_HEADER, rows) + "\n"
+    return format_table(_FLOOR_HEADER, rows) + "\n"
 
 
 def _spread(ratio: Ratio) -> str:
