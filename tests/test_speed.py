@@ -1,6 +1,7 @@
 """The comparison of our speed with other libraries: its harness, and our side of each row at tiny sizes."""
 
 import runpy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -274,6 +275,21 @@ def test_outcomes_are_presented(row, tmp_path):
     assert saved["outcomes"][0]["costs"]["peer"][0]["cpu"] == 4
     draw_ratios(outcomes, tmp_path / "ratios.png")
     assert (tmp_path / "ratios.png").stat().st_size > 1000
+
+
+def test_every_row_is_saved_as_soon_as_it_is_measured(row, tmp_path, monkeypatch):
+    def compare(comparison, turns, logs):
+        if comparison.work == "interrupted":
+            raise KeyboardInterrupt
+        return summarize(comparison, {OURS: costs_of(1), "peer": costs_of(4)})
+
+    rows = [row("peer"), replace(row("peer"), work="interrupted")]
+    monkeypatch.setattr(job, "load_comparisons", lambda names: rows)
+    monkeypatch.setattr(job, "_compare", compare)
+    with pytest.raises(KeyboardInterrupt):
+        job.main(job._SpeedArguments(output_dir=str(tmp_path)))
+    assert "4.00 (4.00 to 4.00)" in (tmp_path / "table.md").read_text("utf-8")
+    assert len(read_json(tmp_path / "results.json", "results")["outcomes"]) == 1
 
 
 def test_floors_are_those_of_the_faster_library(row):

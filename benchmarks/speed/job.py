@@ -78,8 +78,9 @@ def main(arguments: _SpeedArguments) -> None:
     )
     machine = describe_machine(turns) | {"quick": turns.quick, "repeats": turns.repeats}
     compare = partial(_compare, turns=turns, logs=Path(arguments.output_dir, "logs"))
-    outcomes, failures = measure_each(comparisons, compare)
-    _present(list(chain.from_iterable(outcomes)), failures, machine, arguments)
+    save = partial(_save, machine=machine, folder=Path(arguments.output_dir))
+    found, failures = measure_each(comparisons, compare, save)
+    _present(save(found, failures), failures, arguments)
 
 
 def _compare(comparison: Comparison, turns: Turns, logs: Path) -> list[Outcome]:
@@ -104,18 +105,24 @@ def _compare(comparison: Comparison, turns: Turns, logs: Path) -> list[Outcome]:
     return outcomes
 
 
-def _present(
-    outcomes: list[Outcome], failures: dict[str, str], machine: dict, arguments: _SpeedArguments
-) -> None:
-    folder = Path(arguments.output_dir)
+def _save(found: list[list[Outcome]], failures: dict[str, str], machine: dict, folder: Path) -> str | None:
+    """Save JSON, table and plot, and return the table; None where no row has figures."""
+    outcomes = list(chain.from_iterable(found))
     folder.mkdir(parents=True, exist_ok=True)
     save_json(outcomes, failures, machine, folder / "results.json")
     if not outcomes:
-        raise InputError(f"rows: none has figures; the reasons are above and in {folder / 'results.json'}")
-    floors = make_floors(outcomes, machine)
-    text = f"{describe(machine)}\n\n{make_table(outcomes, failures)}\n{floors}"
+        return None
+    tables = f"{make_table(outcomes, failures)}\n{make_floors(outcomes, machine)}"
+    text = f"{describe(machine)}\n\n{tables}"
     write_text(folder / "table.md", text)
     draw_ratios(outcomes, folder / "ratios.png")
+    return text
+
+
+def _present(text: str | None, failures: dict[str, str], arguments: _SpeedArguments) -> None:
+    folder = Path(arguments.output_dir)
+    if text is None:
+        raise InputError(f"rows: none has figures; the reasons are above and in {folder / 'results.json'}")
     if arguments.readme:
         fill_readme(Path(__file__).with_name("README.md"), text)
     print(f"\n{text}\nWrote table.md, results.json and ratios.png in {folder}.")

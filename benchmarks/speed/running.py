@@ -51,9 +51,14 @@ def read_chosen(path: Path, kind: str, flag: str, names: list[str] | None) -> di
 
 
 def measure_each(
-    items: Sequence[_Item], measure: Callable[[_Item], _Result]
+    items: Sequence[_Item],
+    measure: Callable[[_Item], _Result],
+    save: Callable[[list[_Result], dict[str, str]], object],
 ) -> tuple[list[_Result], dict[str, str]]:
     """Measure one after the other, without the progress bars of libraries, and go on where one fails.
+
+    Args:
+        save: called after each of them with all that there is, so that nothing is lost of an hour's work.
 
     Returns:
         What was measured, and the reasons of those that failed, by name.
@@ -70,4 +75,5 @@ def measure_each(
         except InputError as error:
             failures[item.name] = str(error)
             print(f"  failed: {error}", file=sys.stderr, flush=True)
+        save(results, failures)
     return results, failures

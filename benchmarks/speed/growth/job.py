@@ -47,8 +47,9 @@ def main(arguments: _GrowthArguments) -> None:
     curves = load_curves(arguments.curves)
     turns = Turns(repeats=arguments.repeats, threads=arguments.threads)
     machine = describe_machine(turns) | {"quick": False, "repeats": turns.repeats}
-    growths, failures = measure_each(curves, partial(_measure, turns=turns))
-    _present(growths, failures, machine, arguments)
+    save = partial(_save, machine=machine, folder=Path(arguments.output_dir))
+    growths, failures = measure_each(curves, partial(_measure, turns=turns), save)
+    _present(save(growths, failures), failures, arguments)
 
 
 def _measure(curve: Curve, turns: Turns) -> Growth:
@@ -62,17 +63,22 @@ def _measure(curve: Curve, turns: Turns) -> Growth:
     return growth
 
 
-def _present(
-    growths: list[Growth], failures: dict[str, str], machine: dict, arguments: _GrowthArguments
-) -> None:
-    folder = Path(arguments.output_dir)
+def _save(growths: list[Growth], failures: dict[str, str], machine: dict, folder: Path) -> str | None:
+    """Save JSON, table and plot, and return the table; None where no curve has figures."""
     folder.mkdir(parents=True, exist_ok=True)
     save_json(growths, failures, machine, folder / "growth.json", "curves")
     if not growths:
-        raise InputError(f"curves: none has figures; the reasons are above and in {folder / 'growth.json'}")
+        return None
     text = f"{describe(machine)}\n\n{make_table(growths)}"
     write_text(folder / "growth.md", text)
     draw_growth(growths, folder / "growth.png")
+    return text
+
+
+def _present(text: str | None, failures: dict[str, str], arguments: _GrowthArguments) -> None:
+    folder = Path(arguments.output_dir)
+    if text is None:
+        raise InputError(f"curves: none has figures; the reasons are above and in {folder / 'growth.json'}")
     if arguments.readme:
         fill_readme(_README, text, BEGIN)
     print(f"\n{text}\nWrote growth.md, growth.json and growth.png in {folder}.")
