@@ -18,7 +18,7 @@ from . import remove_left_overs
 from .conftest import ROOT
 from .processes import TIMEOUT
 
-PACKAGES = ["modeling_altclip", "benchmarks", "common", "deploy", "model_cards", "training"]
+PACKAGES = ["altclip", "modeling_altclip", "benchmarks", "common", "deploy", "model_cards", "training"]
 
 # Scripts one after the other, each in a process that is forked from one that has imported the libraries.
 DRIVER = """
