@@ -89,16 +89,24 @@ output_dir: outputs/road/model
 }
 
 
+def load_split(folder, dataset, split):
+    """Load a dataset of the road, with a cache of its own.
+
+    `datasets` caches a folder with a card under the card alone, and gives the rows of another with its like.
+    """
+    return load_dataset(str(folder / dataset), split=split, cache_dir=str(folder / "cache/read_by_tests"))
+
+
 def write_data(folder):
     """Write texts and pictures with what is hidden in them; return the row numbers of the hidden pictures."""
-    test = load_dataset(str(folder / "outputs/miniature/dataset"), split="test_pairs")
+    test = load_split(folder, "outputs/miniature/dataset", "test_pairs")
     captions = test["captions"][:N_CAPTIONS]
     hidden = [map(row.get, LANGUAGES) for row in captions]
     lines = ["\t".join(row) + "\n" for row in [LANGUAGES, *DIRTY, *hidden]]
     (folder / "outputs/hidden.tsv").write_text("".join(lines), "utf-8")
 
     rows = []
-    for row in load_dataset(str(folder / "outputs/miniature/dataset"), split="train_curated"):
+    for row in load_split(folder, "outputs/miniature/dataset", "train_curated"):
         captions = {language: [row["captions"][language]] for language in LANGUAGES}
         rows.append({"image": picture(row["image"], "png"), "captions": captions})
     numbers = range(50, 50 * (N_PICTURES + 1), 50)
@@ -155,7 +163,7 @@ def test_dirty_texts_are_gone_and_counted(road):
     report = (folder / "outputs/road/cleaned/report.md").read_text("utf-8")
     source = re.search(r"hidden\.tsv \| (\d+) \| (\d+) \|", report)
     assert [int(count) for count in source.groups()] == [len(DIRTY) + N_CAPTIONS, N_CAPTIONS]
-    kept = load_dataset(str(folder / "outputs/road/cleaned"), split="train")["captions"][:]
+    kept = load_split(folder, "outputs/road/cleaned", "train")["captions"][:]
     english = {row["en"][0] for row in kept}
     assert not {row[0] for row in DIRTY} & english
 

@@ -118,9 +118,11 @@ def demo():
 
 
 @pytest.fixture(scope="module")
-def scene():
+def scene(tmp_path_factory):
     """Return the scene as a PNG."""
-    rows = load_dataset(str(MINIATURE / "dataset"), split="test_pairs")
+    # A cache of its own: `datasets` would give the rows of any other folder with this card.
+    cache = tmp_path_factory.mktemp("datasets")
+    rows = load_dataset(str(MINIATURE / "dataset"), split="test_pairs", cache_dir=str(cache))
     content = BytesIO()
     rows[int(SCENE)]["image"].save(content, "PNG")
     return content.getvalue()
