@@ -8,6 +8,7 @@ import pytest
 import torch
 from datasets import Dataset, Features, Value
 from datasets import Image as ImageFeature
+from datasets.search import FaissIndex
 from PIL import Image
 from transformers import AutoModel, AutoProcessor
 
@@ -343,6 +344,21 @@ def test_the_compressed_index_finds_nearly_what_the_exact_one_does(many, monkeyp
     # Without the exact comparison of more candidates much is missed, and the measure shows it.
     monkeypatch.setattr(nearest, "_COMPARED", 1)
     assert nearest.measure_recall(loaded) < 0.8
+
+
+def test_a_query_does_not_copy_the_index(many, monkeypatch):
+    """`Dataset.with_format` copies it: of 190 ms a query among a million pictures, faiss took 0.5."""
+    folder, drawn = many
+    rows = open_rows(folder, len(drawn))
+    nearest.compress(rows, folder / "compressed.faiss")
+
+    def refuse(self, memo):
+        raise AssertionError("the index was copied")
+
+    monkeypatch.setattr(FaissIndex, "__deepcopy__", refuse, raising=False)
+    _, found = nearest.find_compressed(rows, drawn[:3], 10)
+    assert found[:, 0].tolist() == [0, 1, 2]
+    assert 0.8 < nearest.measure_recall(rows) <= 1
 
 
 def test_every_flag_says_in_sentences_what_it_does():

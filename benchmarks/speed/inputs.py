@@ -2,7 +2,7 @@
 
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import cycle
 from pathlib import Path
 
@@ -85,9 +85,29 @@ def save_model(folder: Path, tokenizer: PreTrainedTokenizerFast, shape: dict) ->
 def draw_texts(n_texts: int, languages: list[str], most_words: int) -> list[str]:
     """Draw distinct texts of random words, of 1 to `most_words` words, all numbers of words equally often."""
     draw = random.Random(0)
+    return _draw(draw, n_texts, languages, lambda: draw.randint(1, most_words))
+
+
+def draw_captions(n_texts: int, languages: list[str], lengths: dict) -> list[str]:
+    """Draw distinct texts of random words, with as many words as captions have: a few are much longer.
+
+    Args:
+        lengths: `log_mean` and `log_deviation` of the number of words, whose logarithm is normal, and what
+            it is clipped to, `least` and `most`.
+    """
+    draw = random.Random(0)
+
+    def length() -> int:
+        drawn = round(draw.lognormvariate(lengths["log_mean"], lengths["log_deviation"]))
+        return min(max(drawn, lengths["least"]), lengths["most"])
+
+    return _draw(draw, n_texts, languages, length)
+
+
+def _draw(draw: random.Random, n_texts: int, languages: list[str], length: Callable[[], int]) -> list[str]:
     texts = {}
     for language in cycle(languages):
-        words = draw.choices(WORDS[language], k=draw.randint(1, most_words))
+        words = draw.choices(WORDS[language], k=length())
         # A number makes short texts distinct: there are only so many of one word.
         texts[" ".join([*words, str(len(texts))])] = None
         if len(texts) == n_texts:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 from datasets import Dataset
+from datasets.formatting import query_table
 
 from common.errors import InputError
 from common.extras import of_extra
@@ -127,7 +128,8 @@ def _code_bytes(dim: int) -> int:
 
 def _embeddings(rows: Dataset, numbers: np.ndarray) -> np.ndarray:
     """Return embeddings `(numbers, dim)`, float32."""
-    column = rows.with_format("arrow")[numbers][_COLUMN].combine_chunks()
+    # `rows.with_format("arrow")[numbers]` would copy the faiss index of `rows`: 190 ms for a million of them.
+    column = query_table(rows.data, numbers)[_COLUMN].combine_chunks()
     return column.flatten().to_numpy().astype(np.float32).reshape(len(numbers), -1)
 
 

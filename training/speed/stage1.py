@@ -29,11 +29,11 @@ def inputs(folder: Path, shape: dict) -> None:
     """Save a student, which differs from its teacher, and `pairs` of texts with the teacher's embeddings."""
     import torch
 
-    from benchmarks.speed.inputs import draw_texts, save_list, save_model, train_tokenizer
+    from benchmarks.speed.inputs import draw_captions, save_list, save_model, train_tokenizer
     from modeling_altclip import AltCLIPModel
 
-    english = draw_texts(shape["pairs"], ["en"], shape["most_words"])
-    others = draw_texts(shape["pairs"], ["ru"], shape["most_words"])
+    english = draw_captions(shape["pairs"], ["en"], shape["words"])
+    others = draw_captions(shape["pairs"], ["ru"], shape["words"])
     tokenizer = train_tokenizer(english + others)
     save_model(folder / "teacher", tokenizer, shape)
     save_model(folder / "student", tokenizer, shape)

@@ -24,10 +24,10 @@ def inputs(folder: Path, shape: dict) -> None:
     """Save a model, `pairs` of texts and pixels, and the embeddings of the images."""
     import torch
 
-    from benchmarks.speed.inputs import draw_texts, save_list, save_model, train_tokenizer
+    from benchmarks.speed.inputs import draw_captions, save_list, save_model, train_tokenizer
     from modeling_altclip import AltCLIPModel
 
-    texts = draw_texts(shape["pairs"], ["en"], shape["most_words"])
+    texts = draw_captions(shape["pairs"], ["en"], shape["words"])
     save_model(folder / "model", train_tokenizer(texts), shape)
     save_list(folder / "texts.json", texts)
     pixels = torch.randn(shape["pairs"], 3, 224, 224, generator=torch.Generator().manual_seed(0))
