@@ -12,7 +12,15 @@ from benchmarks.speed.comparisons import Comparison, Peer, load_comparisons
 from benchmarks.speed.instructions import LEVELS, check_level, limit_of
 from benchmarks.speed.machine import describe_machine, tell_torch
 from benchmarks.speed.ratios import Ratio, ratio_of, summarize
-from benchmarks.speed.report import describe, draw_ratios, fill_readme, make_floors, make_table, save_json
+from benchmarks.speed.report import (
+    describe,
+    draw_ratios,
+    fill_readme,
+    make_brief,
+    make_floors,
+    make_table,
+    save_json,
+)
 from benchmarks.speed.side_by_side import (
     OURS,
     Turns,
@@ -262,6 +270,13 @@ def test_outcomes_are_presented(row, tmp_path):
     table = make_table(outcomes, failures)
     assert "| 3.00 (2.00 to 4.00) | 1.5 " in " ".join(table.split())
     assert "- another: the process ended" in table
+    assert make_brief(outcomes).count("\n") == 1  # a header alone: the row is not brief
+    two = summarize(
+        replace(row("peer", "other"), brief=True),
+        {OURS: costs_of(1), "peer": costs_of(4), "other": costs_of(2)},
+    )
+    brief = " ".join(make_brief(two).split())
+    assert "| work | peer 4.00 (4.00 to 4.00); other 2.00 (2.00 to 2.00) |" in brief
     text = describe(MACHINE)
     assert "small sizes" in text
     assert (
@@ -315,6 +330,22 @@ def test_the_readme_has_a_place_for_the_table(tmp_path):
     readme.write_text("nothing")
     with pytest.raises(InputError, match="has no lines"):
         fill_readme(readme, "| third |")
+
+
+def test_the_job_fills_both_readmes(row, tmp_path, monkeypatch):
+    folder = tmp_path / "benchmarks/speed"
+    folder.mkdir(parents=True)
+    for name in ("README.md", "benchmarks/speed/README.md"):
+        (tmp_path / name).write_text((ROOT / name).read_text("utf-8"), "utf-8")
+    outcomes = summarize(replace(row("peer"), brief=True), {OURS: costs_of(1), "peer": costs_of(4)})
+    monkeypatch.setattr(job, "_FOLDER", folder)
+    monkeypatch.setattr(job, "load_comparisons", lambda names: [row("peer")])
+    monkeypatch.setattr(job, "_compare", lambda comparison, turns, logs: outcomes)
+    job.main(job._SpeedArguments(output_dir=str(tmp_path / "found"), readme=True))
+    full = (folder / "README.md").read_text("utf-8")
+    assert "CPU s, ours" in full and "4.00 (4.00 to 4.00)" in full
+    brief = (tmp_path / "README.md").read_text("utf-8")
+    assert "CPU s, ours" not in brief and "peer 4.00 (4.00 to 4.00)" in brief
 
 
 def test_unknown_rows_are_refused():

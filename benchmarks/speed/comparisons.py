@@ -41,6 +41,7 @@ class Comparison:
         peers: by the names of their functions in the module.
         children: the work runs in other processes, whose memory is not known.
         gpu: whether the sides heed `device`, so that it can be compared on a GPU.
+        brief: whether it is in the short table of the package's README.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Comparison:
     quick: dict[str, object] = field(default_factory=dict)
     children: bool = False
     gpu: bool = False
+    brief: bool = False
 
     @property
     def path(self) -> Path:

@@ -22,10 +22,11 @@ from .comparisons import Comparison, load_comparisons
 from .instructions import LEVELS, check_level
 from .machine import describe_machine
 from .ratios import Outcome, summarize
-from .report import describe, draw_ratios, fill_readme, make_floors, make_table, save_json
+from .report import describe, draw_ratios, fill_readme, make_brief, make_floors, make_table, save_json
 from .running import check_counts, measure_each
 from .side_by_side import Turns, count_operations, run_comparison
 
+_FOLDER = Path(__file__).parent
 _QUICK_REPEATS = 2
 
 
@@ -51,7 +52,10 @@ class _SpeedArguments:
     )
     gpu: bool = field(default=False, metadata={"help": "Compare on a GPU, those rows that can."})
     readme: bool = field(
-        default=False, metadata={"help": "Also write the table into benchmarks/speed/README.md."}
+        default=False,
+        metadata={
+            "help": "Also write the tables into benchmarks/speed/README.md, and the short one into README.md."
+        },
     )
     output_dir: str = field(default="outputs/speed", metadata={"help": "Folder for table, JSON and plot."})
 
@@ -80,7 +84,11 @@ def main(arguments: _SpeedArguments) -> None:
     compare = partial(_compare, turns=turns, logs=Path(arguments.output_dir, "logs"))
     save = partial(_save, machine=machine, folder=Path(arguments.output_dir))
     found, failures = measure_each(comparisons, compare, save)
-    _present(save(found, failures), failures, arguments)
+    text = save(found, failures)
+    if text is not None and arguments.readme:
+        fill_readme(_FOLDER / "README.md", text)
+        fill_readme(_FOLDER.parent.parent / "README.md", make_brief(list(chain.from_iterable(found))))
+    _present(text, failures, arguments)
 
 
 def _compare(comparison: Comparison, turns: Turns, logs: Path) -> list[Outcome]:
@@ -123,8 +131,6 @@ def _present(text: str | None, failures: dict[str, str], arguments: _SpeedArgume
     folder = Path(arguments.output_dir)
     if text is None:
         raise InputError(f"rows: none has figures; the reasons are above and in {folder / 'results.json'}")
-    if arguments.readme:
-        fill_readme(Path(__file__).with_name("README.md"), text)
     print(f"\n{text}\nWrote table.md, results.json and ratios.png in {folder}.")
     if failures:
         names = " ".join(failures)

@@ -34,6 +34,7 @@ _HEADER = [
     "theirs",
 ]
 _FLOOR_HEADER = ["row", "billion operations", "floor, CPU s", "ours, CPU s", "over the floor"]
+_BRIEF_HEADER = ["work", "their CPU seconds over ours: median (least to most)"]
 BEGIN = "<!-- begin: written by `python benchmarks/run_speed.py --readme` -->"
 _END = "<!-- end -->"
 
@@ -60,6 +61,18 @@ def _cells(outcome: Outcome) -> list[str]:
         _megabytes(outcome.ours["memory"]),
         _megabytes(outcome.theirs["memory"]),
     ]
+
+
+def make_brief(outcomes: list[Outcome]) -> str:
+    """Return a short table for the package's README, one line for each row that is `brief`."""
+    of_rows = {}
+    for outcome in outcomes:
+        if outcome.comparison.brief:
+            peer = outcome.comparison.peers[outcome.peer]
+            figures = of_rows.setdefault(outcome.comparison.work, [])
+            figures.append(f"{peer.name} {_spread(outcome.ratios['cpu'])}")
+    rows = [[work, "; ".join(figures)] for work, figures in of_rows.items()]
+    return format_table(_BRIEF_HEADER, rows)
 
 
 def make_floors(outcomes: list[Outcome], machine: dict) -> str:

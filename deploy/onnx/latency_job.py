@@ -1,5 +1,8 @@
 """Compare one text and one image at a time in torch, and in onnxruntime in float32 and int8, with one thread.
 
+In torch they are compared twice: by transformers' own AltCLIP, and by ours, which on some processors
+multiplies by another library (`modeling_altclip/linear_altclip.py`). Gains are over transformers.
+
 The towers have the size of XLM-R base and CLIP's ViT-B/32, and random weights, on which time does not depend.
 The vocabulary is small, since of its table one row is read for each token. Times are the processor's, not the
 clock's: with one thread they are the same on an idle machine, and what else runs adds little to them. Compare
@@ -9,12 +12,14 @@ ratios, within one run.
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
+import transformers
 
 from common.processor import read_processor
 from deploy.onnx.graphs import Tower, towers_of, write_graph
@@ -38,16 +43,20 @@ class _LatencyArguments:
 
 
 def main(given: _LatencyArguments) -> None:
-    """Build both towers, time each in three ways, and print a table."""
+    """Build both towers, time each in four ways, and print a table."""
     torch.set_num_threads(1)
     print(_describe_processor())
-    print(
-        f"{'tower':<14}{'torch fp32':>12}{'onnx fp32':>12}{'onnx int8':>12}{'fp32 gain':>12}{'int8 gain':>12}"
-    )
-    for tower in towers_of(_build(given.layers), torch.randn(1, 3, 224, 224), given.tokens):
-        times = _time_tower(tower, _one_item(tower, given.tokens), given.repeats)
-        in_ms = "".join(f"{1000 * seconds:>9.1f} ms" for seconds in times)
-        gains = "".join(f"{times[0] / seconds:>11.1f}x" for seconds in times[1:])
+    columns = ["transformers", "ours", "onnx fp32", "onnx int8", "our gain", "fp32 gain", "int8 gain"]
+    print(f"{'tower':<14}" + "".join(f"{column:>14}" for column in columns))
+
+    model = _build(given.layers)
+    theirs = _as_transformers_has_it(model)
+    pixel_values = torch.randn(1, 3, 224, 224)
+    of_theirs = towers_of(theirs, pixel_values, given.tokens)
+    for tower, their_tower in zip(towers_of(model, pixel_values, given.tokens), of_theirs):
+        times = _time_tower(tower, their_tower, _one_item(tower, given.tokens), given.repeats)
+        in_ms = "".join(f"{1000 * seconds:>11.1f} ms" for seconds in times)
+        gains = "".join(f"{times[0] / seconds:>13.1f}x" for seconds in times[1:])
         print(f"{tower.name:<14}{in_ms}{gains}")
 
 
@@ -62,6 +71,13 @@ def _build(n_layers: int) -> AltCLIPModel:
     return AltCLIPModel(config).eval()
 
 
+def _as_transformers_has_it(model: AltCLIPModel) -> transformers.AltCLIPModel:
+    """Return transformers' own AltCLIP with the same weights."""
+    with TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        return transformers.AltCLIPModel.from_pretrained(folder).eval()
+
+
 def _one_item(tower: Tower, n_tokens: int) -> dict[str, torch.Tensor]:
     """Return the inputs of one text of `n_tokens` tokens, or of one image."""
     if tower.name == "vision_model":
@@ -72,8 +88,10 @@ def _one_item(tower: Tower, n_tokens: int) -> dict[str, torch.Tensor]:
     }
 
 
-def _time_tower(tower: Tower, inputs: dict[str, torch.Tensor], repeats: int) -> list[float]:
-    """Return the seconds of one forward in torch, and in onnxruntime in float32 and int8."""
+def _time_tower(
+    tower: Tower, their_tower: Tower, inputs: dict[str, torch.Tensor], repeats: int
+) -> list[float]:
+    """Return the seconds of one forward by transformers, by ours, and in onnxruntime in float32 and int8."""
     arrays = {name: value.numpy() for name, value in inputs.items()}
     with TemporaryDirectory() as folder:
         paths = [Path(folder, f"{dtype}.onnx") for dtype in ("fp32", "int8")]
@@ -82,10 +100,10 @@ def _time_tower(tower: Tower, inputs: dict[str, torch.Tensor], repeats: int) -> 
         sessions = [open_session(path, n_threads=1) for path in paths]
 
     @torch.inference_mode()
-    def in_torch() -> np.ndarray:
-        return tower.module(**inputs).numpy()
+    def in_torch(module: torch.nn.Module) -> np.ndarray:
+        return module(**inputs).numpy()
 
-    forwards = [in_torch]
+    forwards = [partial(in_torch, their_tower.module), partial(in_torch, tower.module)]
     forwards += [lambda session=session: session.run(None, arrays)[0] for session in sessions]
     # In turns, so that all of them meet the same load of the machine.
     rounds = []
