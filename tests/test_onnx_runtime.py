@@ -11,6 +11,7 @@ from PIL import Image
 from transformers import CLIPImageProcessor, SiglipImageProcessor, ViTImageProcessor, pipeline
 
 from common.models.loading import load_model
+from deploy.onnx import latency_job
 from deploy.onnx import pictures as onnx_pictures
 from deploy.onnx.pictures import Preparation, read_picture
 from deploy.onnx.runtime import OnnxAltCLIP
@@ -151,3 +152,13 @@ def test_a_folder_of_another_kind_is_refused(tmp_path):
         ValueError, match="altclip_export.json is not there: give a folder that `altclip export`"
     ):
         OnnxAltCLIP.from_folder(tmp_path)
+
+
+def test_latency_is_compared_in_four_ways(capsys):
+    latency_job.main(latency_job._LatencyArguments(tokens=4, layers=1, repeats=1))
+    processor, header, *rows = capsys.readouterr().out.splitlines()
+    assert header.split()[:3] == ["tower", "transformers", "ours"]
+    for row, name in zip(rows, ("text_model", "vision_model"), strict=True):
+        assert row.startswith(name)
+        assert row.count(" ms") == 4
+        assert sum(cell.endswith("x") for cell in row.split()) == 3  # gains

@@ -307,6 +307,22 @@ def test_every_row_is_saved_as_soon_as_it_is_measured(row, tmp_path, monkeypatch
     assert len(read_json(tmp_path / "results.json", "results")["outcomes"]) == 1
 
 
+def test_a_quick_look_takes_the_brief_rows(row, tmp_path, monkeypatch):
+    seen = []
+
+    def compare(comparison, turns, logs):
+        seen.append(comparison.work)
+        return summarize(comparison, {OURS: costs_of(1), "peer": costs_of(4)})
+
+    rows = [replace(row("peer"), brief=True, work="brief"), replace(row("peer"), work="other")]
+    monkeypatch.setattr(job, "load_comparisons", lambda names: rows)
+    monkeypatch.setattr(job, "_compare", compare)
+    job.main(job._SpeedArguments(quick=True, output_dir=str(tmp_path)))
+    assert seen == ["brief, but smaller"]
+    job.main(job._SpeedArguments(quick=True, rows=["a", "b"], output_dir=str(tmp_path)))
+    assert seen[1:] == ["brief, but smaller", "other, but smaller"]
+
+
 def test_floors_are_those_of_the_faster_library(row):
     costs = {OURS: costs_of(1, 3), "peer": costs_of(4, 4), "other": costs_of(5, 5)}
     outcomes = summarize(row("peer", "other"), costs, operations=300_000_000_000)

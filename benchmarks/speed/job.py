@@ -35,10 +35,15 @@ class _SpeedArguments:
     """What to compare, and how often."""
 
     rows: list[str] | None = field(
-        default=None, metadata={"help": "Names of rows of benchmarks/speed/rows.yaml. Default: all."}
+        default=None,
+        metadata={
+            "help": "Names of rows of benchmarks/speed/rows.yaml. Default: all; with --quick, those of the "
+            "README's short table."
+        },
     )
     quick: bool = field(
-        default=False, metadata={"help": "Take small sizes and two repeats: a look, no measurement."}
+        default=False,
+        metadata={"help": "Take small sizes and two repeats, without floors: a look, no measurement."},
     )
     repeats: int = field(default=5, metadata={"help": "Number of repeats of each side."})
     threads: int = field(default=1, metadata={"help": "Number of threads of each side."})
@@ -70,6 +75,8 @@ def main(arguments: _SpeedArguments) -> None:
     """Compare row by row, then print and save what was found."""
     comparisons = load_comparisons(arguments.rows)
     if arguments.quick:
+        if arguments.rows is None:
+            comparisons = [comparison for comparison in comparisons if comparison.brief]
         comparisons = [replace(each, work=f"{each.work}, but smaller") for each in comparisons]
     if arguments.gpu:
         comparisons = [comparison for comparison in comparisons if comparison.gpu]
@@ -97,7 +104,7 @@ def _compare(comparison: Comparison, turns: Turns, logs: Path) -> list[Outcome]:
         try:
             costs = run_comparison(comparison, Path(folder), turns)
             # The floor that follows is that of this machine's processor, and of the process that it watches.
-            has_floor = turns.device == "cpu" and not comparison.children
+            has_floor = turns.device == "cpu" and not comparison.children and not turns.quick
             operations = count_operations(comparison, Path(folder), turns) if has_floor else None
         except InputError:
             kept = logs / comparison.name
