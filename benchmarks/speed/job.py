@@ -73,29 +73,39 @@ class _SpeedArguments:
 
 def main(arguments: _SpeedArguments) -> None:
     """Compare row by row, then print and save what was found."""
+    turns = _take_turns(arguments)
+    machine = describe_machine(turns) | {"quick": turns.quick, "repeats": turns.repeats}
+    compare = partial(_compare, turns=turns, logs=Path(arguments.output_dir, "logs"))
+    save = partial(_save, machine=machine, folder=Path(arguments.output_dir))
+    found, failures = measure_each(_choose(arguments), compare, save)
+    text = save(found, failures)
+    if text is not None and arguments.readme:
+        fill_readme(_FOLDER / "README.md", text)
+        fill_readme(_FOLDER.parent.parent / "README.md", make_brief(list(chain.from_iterable(found))))
+    _present(text, failures, arguments)
+
+
+def _choose(arguments: _SpeedArguments) -> list[Comparison]:
+    """Return the rows to compare."""
     comparisons = load_comparisons(arguments.rows)
-    if arguments.quick:
-        if arguments.rows is None:
-            comparisons = [comparison for comparison in comparisons if comparison.brief]
-        comparisons = [replace(each, work=f"{each.work}, but smaller") for each in comparisons]
     if arguments.gpu:
         comparisons = [comparison for comparison in comparisons if comparison.gpu]
-    turns = Turns(
+    if not arguments.quick:
+        return comparisons
+    if arguments.rows is None:
+        comparisons = [comparison for comparison in comparisons if comparison.brief]
+    return [replace(comparison, work=f"{comparison.work}, but smaller") for comparison in comparisons]
+
+
+def _take_turns(arguments: _SpeedArguments) -> Turns:
+    """Return how the sides of each row take turns."""
+    return Turns(
         repeats=_QUICK_REPEATS if arguments.quick else arguments.repeats,
         threads=arguments.threads,
         quick=arguments.quick,
         device="cuda" if arguments.gpu else "cpu",
         isa=arguments.isa,
     )
-    machine = describe_machine(turns) | {"quick": turns.quick, "repeats": turns.repeats}
-    compare = partial(_compare, turns=turns, logs=Path(arguments.output_dir, "logs"))
-    save = partial(_save, machine=machine, folder=Path(arguments.output_dir))
-    found, failures = measure_each(comparisons, compare, save)
-    text = save(found, failures)
-    if text is not None and arguments.readme:
-        fill_readme(_FOLDER / "README.md", text)
-        fill_readme(_FOLDER.parent.parent / "README.md", make_brief(list(chain.from_iterable(found))))
-    _present(text, failures, arguments)
 
 
 def _compare(comparison: Comparison, turns: Turns, logs: Path) -> list[Outcome]:
