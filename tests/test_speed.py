@@ -270,12 +270,12 @@ def test_outcomes_are_presented(row, tmp_path):
     table = make_table(outcomes, failures)
     assert "| 3.00 (2.00 to 4.00) | 1.5 " in " ".join(table.split())
     assert "- another: the process ended" in table
-    assert make_brief(outcomes).count("\n") == 1  # a header alone: the row is not brief
+    assert make_brief(outcomes, MACHINE).count("\n") == 1  # a header alone: the row is not brief
     two = summarize(
         replace(row("peer", "other"), brief=True),
         {OURS: costs_of(1), "peer": costs_of(4), "other": costs_of(2)},
     )
-    brief = " ".join(make_brief(two).split())
+    brief = " ".join(make_brief(two, MACHINE).split())
     assert "| work | peer 4.00 (4.00 to 4.00); other 2.00 (2.00 to 2.00) |" in brief
     text = describe(MACHINE)
     assert "small sizes" in text

@@ -81,7 +81,8 @@ def main(arguments: _SpeedArguments) -> None:
     text = save(found, failures)
     if text is not None and arguments.readme:
         fill_readme(_FOLDER / "README.md", text)
-        fill_readme(_FOLDER.parent.parent / "README.md", make_brief(list(chain.from_iterable(found))))
+        brief = make_brief(list(chain.from_iterable(found)), machine)
+        fill_readme(_FOLDER.parent.parent / "README.md", brief)
     _present(text, failures, arguments)
 
 

@@ -34,7 +34,6 @@ _HEADER = [
     "theirs",
 ]
 _FLOOR_HEADER = ["row", "billion operations", "floor, CPU s", "ours, CPU s", "over the floor"]
-_BRIEF_HEADER = ["work", "their CPU seconds over ours: median (least to most)"]
 BEGIN = "<!-- begin: written by `python benchmarks/run_speed.py --readme` -->"
 _END = "<!-- end -->"
 
@@ -63,7 +62,7 @@ def _cells(outcome: Outcome) -> list[str]:
     ]
 
 
-def make_brief(outcomes: list[Outcome]) -> str:
+def make_brief(outcomes: list[Outcome], machine: dict) -> str:
     """Return a short table for the package's README, one line for each row that is `brief`."""
     of_rows = {}
     for outcome in outcomes:
@@ -72,7 +71,8 @@ def make_brief(outcomes: list[Outcome]) -> str:
             figures = of_rows.setdefault(outcome.comparison.work, [])
             figures.append(f"{peer.name} {_spread(outcome.ratios['cpu'])}")
     rows = [[work, "; ".join(figures)] for work, figures in of_rows.items()]
-    return format_table(_BRIEF_HEADER, rows)
+    header = ["work", f"their CPU seconds over ours on {machine['processor']}: median (least to most)"]
+    return format_table(header, rows)
 
 
 def make_floors(outcomes: list[Outcome], machine: dict) -> str:
