@@ -1,5 +1,6 @@
 """Find weights that are NaN or infinite: a model with one of them answers every question with NaN."""
 
+import math
 from collections.abc import Iterable
 
 import torch
@@ -60,7 +61,7 @@ def _is_finite(value: torch.Tensor) -> bool:
     # Both bounds are NaN if any value is. One pass without a mask of booleans: 16 times as fast as
     # `value.isfinite().all()`.
     least, greatest = value.aminmax()
-    return bool(least.isfinite() & greatest.isfinite())
+    return math.isfinite(least) and math.isfinite(greatest)
 
 
 __all__ = ["check_finite", "check_small_finite", "find_not_finite"]
